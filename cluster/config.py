@@ -1,0 +1,88 @@
+"""The recipe: one nested record of settings, each defined beside the class that it configures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from learner.config import LearnerConfig, SftConfig
+from models.config import ModelConfig
+from reward.config import RewardConfig, TaskConfig
+from rollout.config import EvalConfig, RolloutConfig
+
+
+class ClusterConfig(BaseModel):
+    """Where the actors live."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["ray", "local"] = "ray"
+    """`ray`: actors on a Ray cluster. `local`: the same classes in this process, for a debugger."""
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` joins the running cluster; or an address. A submitted job joins the
+    cluster it was submitted to, whatever stands here."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs that a Ray started here offers; all of the machine's if not given."""
+    placement_timeout_s: float = Field(default=120, gt=0)
+    start_timeout_s: float = Field(default=600, gt=0)
+    """Deadline for an actor to load its model."""
+
+
+class CheckpointConfig(BaseModel):
+    """When to save and how much to keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0: only after the last step."""
+    keep: int = Field(default=2, ge=1)
+
+
+class TrackingConfig(BaseModel):
+    """MLflow."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uri: str | None = None
+    """Tracking store; `sqlite:///<runs_dir>/mlflow.db` if not given."""
+    experiment: str = "unmask"
+    num_sample_rows: int = Field(default=16, ge=0)
+    """Answers shown in the sample table of a step that logs one."""
+    samples_every: int = Field(default=10, ge=1)
+
+
+class _Run(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
+    """Name of the run and of its folder under `runs_dir`."""
+    seed: int = Field(default=0, ge=0)
+    runs_dir: str = "runs"
+    model: ModelConfig = ModelConfig()
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+class TrainRecipe(_Run):
+    """`unmask train`: reinforcement learning from graded rollouts."""
+
+    steps: int = Field(default=100, ge=1)
+    """Policy updates."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Groups per update (B)."""
+    staleness: Literal[0] = 0
+    """Weight versions by which rollouts may lag behind the learner; 0 is synchronous."""
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+
+
+class SftRecipe(_Run):
+    """`unmask sft`: supervised fine-tuning on the tasks' own solutions or on a JSONL file."""
+
+    sft: SftConfig = SftConfig()
+    learner: LearnerConfig = LearnerConfig()

@@ -1,0 +1,89 @@
+"""Settings of the learner: advantage, likelihood, objective, optimizer and DeepSpeed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ObjectiveConfig(BaseModel):
+    """GRPO's clipped objective (methods of GRPO, JustGRPO, Dr. GRPO and DAPO are settings of it)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    advantage: Literal["mean", "std", "loo"] = "mean"
+    """Score minus the group mean; divided by the group's standard deviation; or minus the mean of the others."""
+    likelihood: Literal["trace_exact", "ar_exact"] = "trace_exact"
+    """`trace_exact` replays the step map; `ar_exact` scores left to right (JustGRPO; rollouts must use `ar`)."""
+    clip_low: float = Field(default=0.2, ge=0)
+    clip_high: float = Field(default=0.2, ge=0)
+    kl_coef: float = Field(default=0.0, ge=0)
+    """Weight of the k3 estimate of the divergence from the frozen starting weights; 0 keeps no reference model."""
+    normaliser: Literal["token", "sequence", "fixed"] = "sequence"
+    """Mean over all scored tokens; mean over samples of the mean over tokens; or the sum over tokens / T."""
+    num_epochs: int = Field(default=1, ge=1)
+    """Optimizer updates per rollout batch (inner epochs)."""
+    min_valid: int = Field(default=2, ge=2)
+    """Groups with fewer graded answers are dropped and counted."""
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW with warm-up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: float = Field(default=1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the rate goes on after the warm-up; cosine and linear end at 0 with the last step."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class EngineConfig(BaseModel):
+    """DeepSpeed and the bound on memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_ranks: int = Field(default=1, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward and backward pass; bfloat16 keeps float32 master weights."""
+    micro_batch_tokens: int = Field(default=16384, ge=1)
+    """Canvas tokens in one forward and backward pass: the bound on activation memory."""
+    activation_checkpointing: bool = False
+    cpus_per_rank: float = Field(default=1, ge=0)
+    gpus_per_rank: float = Field(default=0, ge=0)
+    threads_per_rank: int = Field(default=1, ge=1)
+    timeout_s: float = Field(default=1800, gt=0)
+    """Deadline for one update."""
+    start_timeout_s: float = Field(default=600, gt=0)
+
+
+class LearnerConfig(BaseModel):
+    """Everything that decides an update."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+class SftConfig(BaseModel):
+    """Supervised fine-tuning with random masking (the 1/t bound on the likelihood)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_size: int = Field(default=64, ge=1)
+    """Examples per optimizer update, over all ranks."""
+    steps: int = Field(default=100, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Response slots; shorter answers are filled with the end token, which is a target like any other."""
+    t_min: float = Field(default=1e-3, gt=0, lt=1)
+    """Lowest masking rate that is drawn."""
+    eval_every: int = Field(default=0, ge=0)
+    """Steps between evaluations and checkpoint candidates; 0: only at the end."""

@@ -1,0 +1,55 @@
+"""Settings of answer generation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from samplers.config import SamplerConfig
+
+
+class DecodingConfig(BaseModel):
+    """How one answer is denoised."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: SamplerConfig = SamplerConfig()
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Response slots of the canvas (T)."""
+    block_length: int | None = Field(default=None, ge=1)
+    """Slots per semi-autoregressive block; the whole answer (full diffusion) if not given. In a block-causal family it
+    is the attention block, and the family's own if not given."""
+    steps: int | None = Field(default=None, ge=1)
+    """Denoising steps for the whole answer; overrides the sampler's how-many rule with an even schedule."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
+class RolloutConfig(DecodingConfig):
+    """Decoding settings plus the worker pool that runs them."""
+
+    num_samples: int = Field(default=8, ge=1)
+    """Answers per prompt (G)."""
+    num_workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1, ge=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    max_batch_tokens: int = Field(default=16384, ge=1)
+    """Canvas tokens that one forward of a worker may hold."""
+    cache: Literal["none"] = "none"
+    """Reuse of keys and values between forwards; `none` is exact."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Deadline for one batch of prompts on a worker."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often prompts of a lost worker are sent to another one."""
+
+
+class EvalConfig(DecodingConfig):
+    """Evaluation inside a run, at fixed seeds; decoding is greedy unless told otherwise."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    num_samples: int = Field(default=1, ge=1)
+    limit: int | None = Field(default=256, ge=1)
+    """Rows per task; all of them if null."""
