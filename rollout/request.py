@@ -1,0 +1,54 @@
+"""One sequence to denoise, and the seed that belongs to it alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def sequence_seed(seed: int, *key: int | str) -> int:
+    """Derive the 63-bit seed of one sequence from the run's seed and whatever names the sequence.
+
+    A cryptographic hash, so that neighbouring seeds and keys have nothing in common, on every platform.
+    """
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in key)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine needs to know about one sequence; everything else of an answer follows from it."""
+
+    prompt_tokens: Sequence[int]
+    max_new_tokens: int
+    seed: int
+    """The sequence's own seed (see `sequence_seed`)."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    steps: int | None = None
+    """Denoising steps for the whole answer; None leaves the number to the sampler."""
+    prompt_id: str = ""
+    sample_index: int = 0
+
+    def check(self, *, max_length: int, vocab_size: int) -> None:
+        """Raise ValueError if the sequence cannot be denoised by a model of this window and vocabulary."""
+        name = f"prompt {self.prompt_id!r}" if self.prompt_id else "prompt"
+        if not self.prompt_tokens:
+            raise ValueError(f"{name} is empty; it must hold at least one token")
+        if min(self.prompt_tokens) < 0 or max(self.prompt_tokens) >= vocab_size:
+            raise ValueError(f"{name} holds a token id outside 0..{vocab_size - 1}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        length = len(self.prompt_tokens) + self.max_new_tokens
+        if length > max_length:
+            raise ValueError(
+                f"{name} has {len(self.prompt_tokens)} tokens and max_new_tokens is {self.max_new_tokens}: together "
+                f"{length}, but the model's window is {max_length}. Shorten the prompt or lower max_new_tokens."
+            )
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1, or None")
