@@ -43,7 +43,7 @@ class Engine:
     """Denoise prompts into answers.
 
     `block_length`: slots per semi-autoregressive block, None for full diffusion; in a block-causal family the attention
-    block, the family's own if None. `sub_block_length`: slots decoded together inside a block. `cache`: `none` is exact.
+    block, the family's own if None. `sub_block_length`: slots decoded together in a block. `cache`: `none` is exact.
     `max_batch_tokens`: canvas positions, padding included, that one forward may hold; a longer canvas runs alone.
     """
 

@@ -1,6 +1,6 @@
 """The slow, obvious decoder: one sequence, one step at a time, whole vocabulary at every position, no batching.
 
-Every fast path must equal it token by token. It shares nothing with the engine but the definition of the random numbers.
+Every fast path must equal it token by token. It shares with the engine the definition of the random numbers, no more.
 """
 
 import math

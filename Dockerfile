@@ -1,0 +1,29 @@
+# The image for Ray nodes: the same versions on the driver and on every worker.
+# CPU by default; for GPUs build with --build-arg BASE=<a CUDA 13 runtime image with Python 3.11> and the CUDA build of
+# the same torch version (see docs/operations.md).
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE}
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    # Inside a closed container network; set RAY_AUTH_MODE=token on a shared one (README, Troubleshooting).
+    RAY_AUTH_MODE=disabled
+
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends build-essential git \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+# The dependencies alone first: they change less often than the code.
+RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml','rb'))['project']['dependencies']))" > /tmp/requirements.txt \
+    && pip install -r /tmp/requirements.txt
+
+COPY . .
+RUN pip install --no-deps -e . \
+    && useradd --create-home unmask \
+    && chown -R unmask /app
+USER unmask
+
+ENTRYPOINT ["unmask"]
+CMD ["--help"]
