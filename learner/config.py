@@ -83,6 +83,9 @@ class SftConfig(BaseModel):
     steps: int = Field(default=100, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     """Response slots; shorter answers are filled with the end token, which is a target like any other."""
+    min_new_tokens: int | None = Field(default=None, ge=1)
+    """If given, each batch has its own number of slots, drawn evenly from here to `max_new_tokens`, so that the model
+    meets canvases of every length."""
     t_min: float = Field(default=1e-3, gt=0, lt=1)
     """Lowest masking rate that is drawn."""
     eval_every: int = Field(default=0, ge=0)

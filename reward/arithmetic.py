@@ -25,7 +25,7 @@ NUM_TEST_ROWS = 512
 _TEST_SHARE = 16
 _MIX = {"+": 0.4, "-": 0.4, "*": 0.2}
 """Share of each operator among generated rows."""
-_TERM_DIGITS = (3, 4)
+_TERM_DIGITS = (2, 3)
 """Digits of the numbers of a sum or a difference."""
 _FACTOR_DIGITS = (1, 2)
 """Digits of the second factor; the first one has two."""
