@@ -25,9 +25,9 @@ NUM_TEST_ROWS = 512
 _TEST_SHARE = 16
 _MIX = {"+": 0.4, "-": 0.4, "*": 0.2}
 """Share of each operator among generated rows."""
-_TERM_DIGITS = (2, 3)
+_TERM_DIGITS = (1, 2)
 """Digits of the numbers of a sum or a difference."""
-_FACTOR_DIGITS = (1, 2)
+_FACTOR_DIGITS = (1,)
 """Digits of the second factor; the first one has two."""
 _INPUT = re.compile(r"([0-9]{1,18})([-+*])([0-9]{1,18})")
 _ALLOWED = '{"input": "37+485", "output": "522"} with one of + - * between whole numbers of at most 18 digits'
