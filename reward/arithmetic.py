@@ -1,7 +1,8 @@
 """`arithmetic`: sums, differences and products of whole numbers.
 
-A row, as in a file: `{"input": "37+485", "output": "522"}`; the prompt is `37+485=`, the answer `522`. Differences of
-generated rows are never negative. A row belongs to the test split if the hash of its content says so: one in
+A row, as in a file: `{"input": "37+485", "output": "522"}`; the prompt is `37+485=`, the answer `522`. One-digit
+terms are written with two digits and results with three (`07+09=`, `016`), so that a small character-level model finds
+each digit at a fixed place; graders read any width. Differences of generated rows are never negative. A row belongs to the test split if the hash of its content says so: one in
 `_TEST_SHARE`, the two orders of a sum or a product together, whatever the seed.
 """
 
@@ -44,11 +45,13 @@ class Arithmetic(GeneratedTask):
 
     def prompt(self, row: Row) -> Prompt:
         """`37+485=`."""
-        return Prompt(id=row["id"], task=self.name, text=f"{row['input']}=", gold=row)
+        text = re.sub(r"[0-9]+", lambda match: match[0].zfill(2), f"{row['input']}=")
+        return Prompt(id=row["id"], task=self.name, text=text, gold=row)
 
     def solution(self, row: Row) -> str:
-        """The result in digits."""
-        return str(_result(row["input"]))
+        """The result in digits, at least three of them."""
+        result = _result(row["input"])
+        return f"{'-' * (result < 0)}{abs(result):03d}"
 
     def grade(self, row: Row, completion: str) -> Scored:
         r"""Right if the answer (tag, box, else the last line) is the result; `format`: it reads as a number."""

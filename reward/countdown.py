@@ -1,7 +1,8 @@
 r"""`countdown`: reach a target with every given number used exactly once, by + - * / and parentheses.
 
-A row, as in the published file: `{"input": "30,100,93", "output": "23"}`; the prompt is `30,100,93=23:`, an
-answer `30+93-100`. Intermediate results may be fractions or negative.
+A row, as in the published file: `{"input": "30,100,93", "output": "23"}`; the prompt is
+`030,100,093=023:`, an answer `030+093-100`. Intermediate results may be fractions or negative. Numbers are written with at
+least three digits, so that a small character-level model finds each of them at a fixed place; graders read any width.
 
 The published file has 256 rows of three numbers from 1 to 100 and a target from 1 to 100. By the simplest solution, 12
 add all three numbers, 189 subtract one, 28 subtract two, and 27 need * or / (by the two operators: `*/` 7, `*-` 7, `-/`
@@ -50,8 +51,9 @@ class Countdown(GeneratedTask):
         self._held_out: frozenset[_Key] | None = None
 
     def prompt(self, row: Row) -> Prompt:
-        """`30,100,93=23:`."""
-        return Prompt(id=row["id"], task=self.name, text=f"{row['input']}={row['output']}:", gold=row)
+        """`030,100,093=023:`."""
+        text = _fixed_width(f"{row['input']}={row['output']}:")
+        return Prompt(id=row["id"], task=self.name, text=text, gold=row)
 
     def solution(self, row: Row) -> str:
         """The simplest expression: added numbers first, in the order given, then subtracted ones, if that will do."""
@@ -59,7 +61,7 @@ class Countdown(GeneratedTask):
         found = solve(numbers, target)
         if found is None:
             raise ValueError(f"no expression uses each of {row['input']} once and gives {target}")
-        return found
+        return _fixed_width(found)
 
     def grade(self, row: Row, completion: str) -> Scored:
         """Right if the answer (tag, box, else the last line) is an expression of all the numbers with the target's
@@ -110,6 +112,11 @@ class Countdown(GeneratedTask):
             rows = (*self.own_test_rows(), *self.rows("test"))
             self._held_out = frozenset(_key(*_problem(row)) for row in rows)
         return self._held_out
+
+
+def _fixed_width(text: str) -> str:
+    """The text with every number filled up to three digits."""
+    return re.sub(r"[0-9]+", lambda match: match[0].zfill(3), text)
 
 
 class _Term(NamedTuple):

@@ -27,9 +27,10 @@ def test_every_generated_row_is_right_and_in_bounds(index):
     operator, a, b = content(row)
     first, second = row["input"].split(operator)
     result = {"+": int(a) + int(b), "-": int(first) - int(second), "*": int(a) * int(b)}[operator]
-    assert str(result) == row["output"] == TASK.solution(row)
+    assert str(result) == row["output"]
+    assert str(result).zfill(3) == TASK.solution(row)
     assert result >= 0
-    assert sorted(map(len, (a, b)))[-1] <= 4
+    assert sorted(map(len, (a, b)))[-1] <= 2
     assert TASK.grade(row, row["output"]).value == 1
     assert TASK.grade(row, str(result + 1)).value == 0
     assert TASK.grade(row, row["output"] + "0").value == float(result == 0)

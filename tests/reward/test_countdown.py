@@ -185,10 +185,10 @@ def test_format_bonus_rewards_only_well_formed_wrong_answers():
     assert values == [1.0, 0.1, 0.0]
 
 
-def test_prompt_is_the_published_fields_in_one_short_line():
+def test_prompt_is_the_published_fields_in_one_line_of_three_digit_numbers():
     prompt = TASK.prompt(ROW)
     assert (prompt.text, prompt.messages, prompt.id, prompt.task) == (
-        "30,100,93=23:",
+        "030,100,093=023:",
         None,
         "r",
         "countdown",
