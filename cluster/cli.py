@@ -1,0 +1,415 @@
+"""The command line `unmask`. Commands import what they need when they run, so that `--help` answers at once.
+
+Exit status: 0 done; 1 a run broke off; 2 the input was wrong, and the error says what to change; 130 interrupted.
+Errors are one screen of text without a traceback; `--debug`, anywhere in the line, shows the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rollout.config import DecodingConfig
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="unmask",
+    help="RL post-training and rollouts for diffusion language models, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A YAML file, for instance recipes/quickstart.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting of the recipe; may be repeated.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, placement and memory; start nothing.")]
+Model = Annotated[str, typer.Option("--model", metavar="M", help="A model folder, a hub id, or `tiny`.")]
+SamplerOptions = Annotated[
+    list[str] | None, typer.Option("--set", metavar="sampler.X=Y", help="An option of the sampler; may be repeated.")
+]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Response slots.")]
+BlockLength = Annotated[
+    int | None, typer.Option("--block-length", min=1, help="Slots per block; the whole answer if not given.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps for the whole answer.")]
+TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of the token draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same answers.")]
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option("--dtype", help="Precision of the weights.")]
+BatchTokens = Annotated[int, typer.Option("--max-batch-tokens", min=1, help="Canvas tokens of one forward.")]
+TestFiles = Annotated[
+    list[str] | None,
+    typer.Option("--test-file", metavar="[TASK=]FILE", help="Test rows of a task from a file; may be repeated."),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the console script."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(args=given, prog_name="unmask")
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _fail(error, debug=debug, status=2)
+    except RuntimeError as error:
+        _fail(error, debug=debug, status=1)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """RL post-training and rollouts for diffusion language models, on Ray."""
+    # `main` takes --debug out wherever it stands in the line; it is declared here for the help text.
+
+
+@app.command()
+def train(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False, dry_run: DryRun = False) -> None:
+    """Train with reinforcement learning: rollouts, graders, policy updates."""
+    from cluster.config import TrainRecipe
+
+    loaded = _load(recipe, TrainRecipe, overrides)
+    if dry_run:
+        _show_plan(loaded)
+        return
+    from cluster.consistency import check_settings
+    from cluster.report import show_start, show_train_summary
+    from cluster.terminal import console, log_to_terminal
+    from cluster.train_run import run_train
+
+    log_to_terminal(logging.WARNING)
+    for warning in check_settings(loaded):
+        logger.warning(warning)
+    show_start(console(), loaded.recipe)
+    with _resumable():
+        summary = run_train(loaded.recipe, resume=resume)
+    show_train_summary(console(), summary)
+    if summary.steps_done < loaded.recipe.steps:
+        raise RuntimeError(f"{summary.steps_done} of {loaded.recipe.steps} steps were done; go on with --resume")
+
+
+@app.command()
+def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False, dry_run: DryRun = False) -> None:
+    """Fine-tune on the tasks' own solutions, by random masking."""
+    from cluster.config import SftRecipe
+
+    loaded = _load(recipe, SftRecipe, overrides)
+    if dry_run:
+        _show_plan(loaded)
+        return
+    from cluster.preflight import check_all
+    from cluster.report import show_sft_summary
+    from cluster.sft_run import run_sft
+    from cluster.terminal import console, log_to_terminal
+
+    log_to_terminal(logging.INFO)
+    for warning in check_all(loaded):
+        logger.warning(warning)
+    with _resumable():
+        show_sft_summary(console(), run_sft(loaded.recipe, resume=resume))
+
+
+@app.command()
+def generate(  # noqa: PLR0913 - an argument an option
+    model: Model = "tiny",
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE.jsonl", help="One prompt a line.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="Order of denoising.")] = None,
+    sampler_options: SamplerOptions = None,
+    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per prompt.")] = 1,
+    max_new_tokens: MaxNewTokens = None,
+    block_length: BlockLength = None,
+    steps: Steps = None,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.0,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    max_batch_tokens: BatchTokens = 16384,
+    as_json: Annotated[bool, typer.Option("--json", help="One trajectory a line.")] = False,
+) -> None:
+    """Answer prompts, with step maps and log-probabilities."""
+    from cluster.generate import answer, prompts_of, read_prompts
+    from cluster.generate import as_json as json_of
+    from cluster.report import show_answers
+    from cluster.terminal import console, log_to_terminal
+
+    log_to_terminal(logging.WARNING)
+    if (prompt is None) == (prompts is None):
+        raise ValueError("give --prompt TEXT (once or more) or --prompts FILE.jsonl")
+    decoding = _decoding(
+        sampler=sampler,
+        options=sampler_options,
+        max_new_tokens=max_new_tokens,
+        block_length=block_length,
+        steps=steps,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    if num_samples > 1 and temperature == 0 and decoding.sampler.name != "random":
+        logger.warning("at temperature 0 all samples of a prompt are the same; give --temperature 1")
+    rows = read_prompts(prompts) if prompts is not None else prompts_of(prompt or [])
+    denoiser = _denoiser(model, dtype)
+    answers = answer(denoiser, rows, decoding, num_samples=num_samples, seed=seed, max_batch_tokens=max_batch_tokens)
+    if as_json:
+        _print_lines(json_of(trajectory) for trajectories in answers for trajectory in trajectories)
+    else:
+        show_answers(console(), denoiser, rows, answers)
+
+
+@app.command("eval")
+def evaluate(  # noqa: PLR0913 - an argument an option
+    task: Annotated[str, typer.Option("--task", metavar="T[,T]", help="Tasks, separated by commas.")],
+    model: Model = "tiny",
+    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME[,NAME]", help="Samplers.")] = None,
+    sampler_options: SamplerOptions = None,
+    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per row.")] = 1,
+    k: Annotated[str, typer.Option("--k", metavar="1,4,16", help="Which pass@k; k up to the samples.")] = "1",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows per task; all if not given.")] = None,
+    test_file: TestFiles = None,
+    max_new_tokens: MaxNewTokens = None,
+    block_length: BlockLength = None,
+    steps: Steps = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="0 for one sample, 1 for several, if not given.")
+    ] = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    max_batch_tokens: BatchTokens = 16384,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+) -> None:
+    """Measure pass@1, pass@k and the cost of answers on held-out rows."""
+    from cluster.eval_run import EvalRun, task_configs
+    from cluster.report import show_evaluations
+    from cluster.terminal import console, log_to_terminal
+    from models.config import ModelConfig
+
+    log_to_terminal(logging.WARNING)
+    run = EvalRun(
+        model=ModelConfig(path=model, dtype=dtype),
+        tasks=task_configs(_split(task), test_file or []),
+        k=_whole_numbers("--k", k),
+        num_samples=num_samples,
+        limit=limit,
+        seed=seed,
+        max_batch_tokens=max_batch_tokens,
+    )
+    decodings = [
+        _decoding(
+            sampler=name,
+            options=sampler_options,
+            max_new_tokens=max_new_tokens,
+            block_length=block_length,
+            steps=steps,
+            temperature=float(num_samples > 1) if temperature is None else temperature,
+            top_p=top_p,
+        )
+        for name in (_split(sampler) if sampler else [None])
+    ]
+    _check_folder(json_file)
+    results = run.results(decodings)
+    show_evaluations(console(), [(decoding.sampler.name, result) for decoding, result in results])
+    if json_file is not None:
+        json_file.write_text(json.dumps(run.record(results), indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def grade(
+    task: Annotated[str, typer.Option("--task", metavar="T", help="The task that grades.")],
+    completions: Annotated[Path, typer.Option("--completions", metavar="FILE.jsonl", help="Texts to grade.")],
+    rows: Annotated[Path | None, typer.Option("--rows", metavar="FILE", help="The task's rows from a file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write verdicts here instead of printing them.")
+    ] = None,
+) -> None:
+    """Grade given texts; one verdict a line."""
+    from cluster.grade import grade_file
+    from cluster.report import show_verdicts
+    from cluster.terminal import console
+    from reward.config import TaskConfig
+
+    _check_folder(json_file)
+    file = None if rows is None else str(rows)
+    verdicts = list(grade_file(TaskConfig(name=task, train_file=file, test_file=file), completions))
+    if json_file is None:
+        _print_lines(verdicts)
+    else:
+        json_file.write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts), encoding="utf-8")
+    show_verdicts(console(stderr=True), verdicts)
+
+
+@app.command("init-model")
+def init_model(  # noqa: PLR0913 - an argument an option
+    tokenizer_from: Annotated[
+        Path, typer.Option("--tokenizer-from", metavar="FILE.jsonl", help="Texts that the tokenizer is trained on.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new model.")],
+    family: Annotated[str, typer.Option("--family", help="llada, dream or sdar.")] = "llada",
+    vocabulary: Annotated[int, typer.Option("--vocabulary", help="Tokens.")] = 2048,
+    width: Annotated[int, typer.Option("--width", min=8)] = 128,
+    layers: Annotated[int, typer.Option("--layers", min=1)] = 4,
+    heads: Annotated[int, typer.Option("--heads", min=1)] = 4,
+    window: Annotated[int, typer.Option("--window", min=8, help="Longest prompt plus answer.")] = 512,
+    seed: Seed = 0,
+) -> None:
+    """Make a small untrained model with a tokenizer of its own."""
+    from cluster.random_model import Sizes, make
+    from cluster.terminal import console
+    from models import save
+
+    if (out / "config.json").exists():
+        raise ValueError(f"{out} holds a model already; give another folder, or delete it")
+    sizes = Sizes(vocabulary=vocabulary, width=width, layers=layers, heads=heads, window=window)
+    denoiser = make(tokenizer_from, family=family, sizes=sizes, seed=seed)
+    save(denoiser, out)
+    count = sum(parameter.numel() for parameter in denoiser.parameters())
+    console().print(f"{out}: an untrained {family} model of {count:,} parameters, {denoiser.vocab_size} tokens")
+
+
+@app.command()
+def ui(
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where the runs are.")] = Path("runs"),
+    uri: Annotated[str | None, typer.Option("--uri", help="Another MLflow store.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Who may connect; the default: this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow page on the run store."""
+    from cluster.mlflow_store import MLFLOW_ENVIRONMENT, default_uri, ui_command
+    from cluster.terminal import console
+
+    if uri is None and not (runs_dir / "mlflow.db").is_file():
+        raise ValueError(f"{runs_dir / 'mlflow.db'} is not there: train first, or give --runs-dir or --uri")
+    _check_port(host, port)
+    console().print(f"MLflow page: http://{host}:{port}   (Ctrl-C ends it)")
+    sys.stdout.flush()
+    # The page takes the place of this process, so that whatever ends `unmask ui` ends it too.
+    command = ui_command(uri or default_uri(runs_dir), host=host, port=port)
+    os.execve(command[0], command, {**MLFLOW_ENVIRONMENT, **os.environ})
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Run a benchmark of benchmarks/; further options are its own."""
+    import importlib
+    import pkgutil
+
+    import benchmarks
+    from cluster.errors import nearest
+
+    known = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name[0] != "_")
+    if name not in known:
+        raise ValueError(f"no benchmark is named {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    raise typer.Exit(importlib.import_module(f"benchmarks.{name}").main(context.args) or 0)
+
+
+def _load(recipe: Path, kind: type, overrides: list[str] | None) -> Any:
+    from cluster.recipe import load
+
+    return load(recipe, kind, overrides=overrides or [])
+
+
+def _show_plan(loaded: Any) -> None:
+    from cluster.dry_run import plan, show
+    from cluster.terminal import console
+
+    show(plan(loaded), console(), source=loaded.source)
+
+
+def _decoding(*, sampler: str | None, options: list[str] | None, **settings: Any) -> DecodingConfig:
+    """Decoding settings from the options that were given; the others keep their defaults."""
+    import samplers
+    from cluster.recipe import parse_override
+    from rollout.config import DecodingConfig
+    from samplers.config import SamplerConfig
+
+    chosen: dict[str, Any] = {}
+    for text in options or []:
+        key, value = parse_override(text)
+        if not key.startswith("sampler."):
+            raise ValueError(f"--set {text}: only the sampler's options can be set here, for instance sampler.tau=0.9")
+        chosen[key.removeprefix("sampler.").removeprefix("options.")] = value
+    named = {} if sampler is None else {"name": sampler.strip()}
+    config = SamplerConfig(**named, options=chosen)
+    samplers.build(config.name, **config.options)
+    given = {name: value for name, value in settings.items() if value is not None}
+    return DecodingConfig(sampler=config, **given)
+
+
+def _denoiser(model: str, dtype: str) -> Any:
+    import torch
+
+    import models
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return models.load(model, dtype=getattr(torch, dtype), device=device)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
+def _check_folder(file: Path | None) -> None:
+    """Refuse a result file that could not be written, before the work is done."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ValueError(f"--json {file}: there is no folder {file.absolute().parent}; make it first")
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{option} {text!r}: write whole numbers separated by commas, for instance 1,4,16") from error
+
+
+def _check_port(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"{host}:{port} cannot be used ({error.strerror}); give another --port") from error
+
+
+def _print_lines(rows: Iterable[Mapping[str, Any]]) -> None:
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Says what Ctrl-C leaves behind; the exit status is then 130."""
+    from cluster.terminal import show_error
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        show_error("interrupted; the same command with --resume goes on from the newest checkpoint")
+        raise
+
+
+def _fail(error: Exception, *, debug: bool, status: int) -> None:
+    if debug:
+        raise error
+    from cluster.terminal import show_error
+
+    show_error(str(error) or type(error).__name__)
+    logger.info("traceback", exc_info=error)
+    sys.exit(status)

@@ -1,0 +1,102 @@
+"""Settings that contradict each other, or that work and are probably not what was meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.config import TrainRecipe
+from cluster.recipe import Loaded
+from rollout.config import DecodingConfig
+
+
+def check_settings(loaded: Loaded[Any]) -> list[str]:
+    """Refuse combinations that cannot train; warn of those that work and are not what was meant."""
+    recipe = loaded.recipe
+    _check_sampler("eval", recipe.eval)
+    warnings = _step_warnings("eval", recipe.eval)
+    if isinstance(recipe, TrainRecipe):
+        _check_rollout(recipe)
+        _check_likelihood(recipe)
+        warnings += _step_warnings("rollout", recipe.rollout) + _train_warnings(loaded, recipe)
+    num_steps = recipe.steps if isinstance(recipe, TrainRecipe) else recipe.sft.steps
+    warmup = recipe.learner.optimizer.warmup_steps
+    if warmup >= num_steps:
+        warnings.append(
+            f"learner.optimizer.warmup_steps {warmup} is not below the {num_steps} steps of the run: the learning rate "
+            "never reaches lr"
+        )
+    return warnings
+
+
+def _check_sampler(section: str, decoding: DecodingConfig) -> Any:
+    import samplers
+
+    try:
+        return samplers.build(decoding.sampler.name, **decoding.sampler.options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{section}.sampler: {error}") from error
+
+
+def _check_rollout(recipe: TrainRecipe) -> None:
+    rollout, objective = recipe.rollout, recipe.learner.objective
+    if rollout.num_samples < objective.min_valid:
+        raise ValueError(
+            f"rollout.num_samples {rollout.num_samples} is below learner.objective.min_valid {objective.min_valid}: an "
+            "answer is compared with the others of its group; draw at least as many"
+        )
+    if rollout.top_p < 1 and rollout.temperature > 0:
+        raise ValueError(
+            f"rollout.top_p {rollout.top_p}: answers to train on are drawn with temperature alone, because the cut-off "
+            "law of other weights would be another one; set rollout.top_p to 1"
+        )
+
+
+def _check_likelihood(recipe: TrainRecipe) -> None:
+    sampler = _check_sampler("rollout", recipe.rollout)
+    rollout, likelihood = recipe.rollout, recipe.learner.objective.likelihood
+    if not sampler.exact_likelihood and rollout.temperature > 0:
+        exact = [name for name in _sampler_names() if name != rollout.sampler.name]
+        raise ValueError(
+            f"rollout.sampler {rollout.sampler.name!r} has no exact likelihood: it draws tokens before it chooses "
+            f"positions, so learner.objective.likelihood {likelihood!r} is undefined.\nUse a position-first sampler: "
+            f"{', '.join(exact)}"
+        )
+    one_a_step = rollout.sampler.options.get("tokens_per_step", 1) in (None, 1) and "tau" not in rollout.sampler.options
+    slots_a_step = rollout.steps is None or rollout.steps >= rollout.max_new_tokens
+    if likelihood == "ar_exact" and not (rollout.sampler.name == "ar" and one_a_step and slots_a_step):
+        raise ValueError(
+            f"learner.objective.likelihood 'ar_exact' scores answers left to right, one token a step, but "
+            f"rollout.sampler is {rollout.sampler.name!r} with options {rollout.sampler.options} and steps "
+            f"{rollout.steps}.\nUse sampler 'ar' with tokens_per_step 1 and no steps, or likelihood 'trace_exact'"
+        )
+
+
+def _sampler_names() -> list[str]:
+    import samplers
+
+    return [name for name in samplers.names() if samplers.build(name).exact_likelihood]
+
+
+def _step_warnings(section: str, decoding: DecodingConfig) -> list[str]:
+    options = {"tokens_per_step", "tau"} & set(decoding.sampler.options)
+    if decoding.steps is None or not options:
+        return []
+    return [f"{section}.steps {decoding.steps} overrides {section}.sampler.options.{options.pop()}: leave one out"]
+
+
+def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
+    objective, rollout = recipe.learner.objective, recipe.rollout
+    warnings = []
+    if rollout.temperature == 0:
+        warnings.append("rollout.temperature 0: all answers of a group are the same and nothing is learnt; set it to 1")
+    clips = [name for name in ("clip_low", "clip_high") if loaded.origin(f"learner.objective.{name}") != "default"]
+    if clips and objective.num_epochs == 1 and recipe.staleness == 0:
+        warnings.append(
+            f"learner.objective.{clips[0]} has no effect with num_epochs 1 and staleness 0: the ratio is always 1"
+        )
+    if recipe.learner.engine.micro_batch_tokens < rollout.max_new_tokens:
+        warnings.append(
+            f"learner.engine.micro_batch_tokens {recipe.learner.engine.micro_batch_tokens} is below the "
+            f"{rollout.max_new_tokens} slots of one answer: each canvas is a micro-batch of its own and takes more"
+        )
+    return warnings

@@ -1,0 +1,195 @@
+"""Evaluation of a task's held-out rows: pass@1, pass@k, and what the answers cost.
+
+R rows, n graded answers of a row, c of them right. With graders that failed, n is smaller than the number of samples: a
+failed grading leaves the denominator and is counted, it is never a wrong answer.
+
+    pass@k = mean over rows of 1 - C(n - c, k) / C(n, k)        n = 4, c = 1, k = 2: 1 - C(3, 2) / C(4, 2) = 0.5
+
+Confidence is 95 %. Rows are the independent trials. Wilson's interval serves pass@1 with R trials; where a row has many
+samples its mean varies less than a coin does, so the interval is if anything too wide. Everything else is a percentile
+bootstrap over rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from reward.tasks import Task
+from rollout.config import DecodingConfig, EvalConfig
+from rollout.records import Failed, Group, Prompt, Score, Scored, Trajectory
+
+Generate = Callable[[list[Prompt], int, int, DecodingConfig], list[list[Trajectory]]]
+"""Prompts, number of samples, seed, decoding: the answers of each prompt."""
+Grade = Callable[[list[tuple[str, Mapping[str, Any], str]]], list[Score]]
+"""(task, row, completion) triples: a score of each."""
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What one task's evaluation came to. A number that nothing supports is nan."""
+
+    task: str
+    accuracy: float
+    """pass@1: mean over rows of c / n."""
+    low: float
+    high: float
+    """Wilson's interval of `accuracy`."""
+    pass_at: dict[int, float]
+    """pass@k by k, 1 included."""
+    pass_at_interval: dict[int, Interval]
+    forwards_per_answer: float
+    forwards_interval: Interval
+    tokens_per_forward: float
+    """Tokens up to and including the first end token, over forwards."""
+    tokens_interval: Interval
+    answer_length: float
+    """Mean tokens before the first end token."""
+    capped_rate: float
+    """Share of answers without an end token."""
+    num_rows: int
+    """Rows with at least one graded answer."""
+    num_failed: int
+    """Answers that could not be graded."""
+    samples: tuple[Group, ...]
+    """Everything that was drawn and graded."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the samples, for JSON: nan is null, and keys are texts."""
+        record = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "samples"}
+        plain: dict[str, Any] = _plain(record)
+        return plain
+
+
+def evaluate(
+    generate: Generate, grade: Grade, task: Task, eval_config: EvalConfig, seed: int, *, k: Sequence[int] = ()
+) -> EvalResult:
+    """Answer and grade the first `eval_config.limit` test rows. The same seed draws the same answers."""
+    check_k(k, num_samples=eval_config.num_samples)
+    prompts = [task.prompt(row) for row in task.rows("test")[: eval_config.limit]]
+    answers = generate(prompts, eval_config.num_samples, seed, decoding_of(eval_config))
+    items = [
+        (task.name, prompt.gold, trajectory.text)
+        for prompt, trajectories in zip(prompts, answers, strict=True)
+        for trajectory in trajectories
+    ]
+    scores = iter(grade(items))
+    groups = [
+        Group(prompt, trajectories, [next(scores) for _ in trajectories])
+        for prompt, trajectories in zip(prompts, answers, strict=True)
+    ]
+    return summarise(task.name, groups, k=k, seed=seed)
+
+
+def summarise(task: str, groups: Sequence[Group], *, k: Sequence[int] = (), seed: int = 0) -> EvalResult:
+    """The numbers of graded groups."""
+    counted = [(n, c) for n, c in map(_counts, groups) if n]
+    num_R = np.array([n for n, _ in counted])
+    right_R = np.array([c for _, c in counted])
+    accuracy = float((right_R / num_R).mean()) if counted else math.nan
+    generator = np.random.default_rng(seed)
+    at = {size: _pass_at_rows(num_R, right_R, size) for size in sorted({1, *k})}
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    forwards_R = np.array([sum(t.num_forwards for t in group.trajectories) for group in groups], dtype=float)
+    tokens_R = np.array([sum(map(_num_tokens, group.trajectories)) for group in groups], dtype=float)
+    answers_R = np.array([len(group.trajectories) for group in groups], dtype=float)
+    low, high = wilson(accuracy, len(counted))
+    return EvalResult(
+        task=task,
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        pass_at={size: _mean(rows) for size, rows in at.items()},
+        pass_at_interval={size: bootstrap(rows, np.ones_like(rows), generator) for size, rows in at.items()},
+        forwards_per_answer=_ratio(forwards_R, answers_R),
+        forwards_interval=bootstrap(forwards_R, answers_R, generator),
+        tokens_per_forward=_ratio(tokens_R, forwards_R),
+        tokens_interval=bootstrap(tokens_R, forwards_R, generator),
+        answer_length=_mean([trajectory.answer_length for trajectory in trajectories]),
+        capped_rate=_mean([trajectory.finish_reason == "length" for trajectory in trajectories]),
+        num_rows=len(counted),
+        num_failed=sum(isinstance(score, Failed) for group in groups for score in group.scores),
+        samples=tuple(groups),
+    )
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Unbiased estimate for one row: 1 - C(n - c, k) / C(n, k); 1 where fewer than k samples are wrong."""
+    if not 1 <= k <= num_samples or not 0 <= num_right <= num_samples:
+        raise ValueError(f"pass@{k} of {num_right} right among {num_samples}: k must be in 1..{num_samples}")
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def wilson(share: float, num_trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval of a share of trials; nan without trials."""
+    if num_trials == 0:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    shrink = 1 + z**2 / num_trials
+    centre = (share + z**2 / (2 * num_trials)) / shrink
+    half = z * math.sqrt(share * (1 - share) / num_trials + (z / (2 * num_trials)) ** 2) / shrink
+    # At the ends the bounds are exact; computed, they would be off by a rounding error.
+    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
+
+
+def bootstrap(above_R: np.ndarray, below_R: np.ndarray, generator: np.random.Generator) -> Interval:
+    """Percentile interval of sum(above) / sum(below) over resampled rows; nan without rows."""
+    if len(above_R) == 0:
+        return math.nan, math.nan
+    picked_SR = generator.integers(len(above_R), size=(NUM_RESAMPLES, len(above_R)))
+    ratio_S = above_R[picked_SR].sum(axis=1) / below_R[picked_SR].sum(axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratio_S, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def check_k(k: Sequence[int], *, num_samples: int) -> None:
+    """Refuse a k that the number of samples cannot estimate."""
+    for size in k:
+        if not 1 <= size <= num_samples:
+            raise ValueError(f"pass@{size} needs 1 <= k <= num_samples, and num_samples is {num_samples}; draw more")
+
+
+def decoding_of(config: DecodingConfig) -> DecodingConfig:
+    """The decoding settings alone of a configuration that extends them."""
+    return DecodingConfig(**{name: getattr(config, name) for name in DecodingConfig.model_fields})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _counts(group: Group) -> tuple[int, int]:
+    """Graded and right answers of a row."""
+    scored = [score for score in group.scores if isinstance(score, Scored)]
+    return len(scored), sum(score.parts["correct"] >= 1 for score in scored)
+
+
+def _pass_at_rows(num_R: np.ndarray, right_R: np.ndarray, k: int) -> np.ndarray:
+    """pass@k of each row with at least k graded answers."""
+    return np.array([pass_at_k(int(n), int(c), k) for n, c in zip(num_R, right_R, strict=True) if n >= k])
+
+
+def _num_tokens(trajectory: Trajectory) -> int:
+    return min(trajectory.answer_length + 1, len(trajectory.tokens))
+
+
+def _ratio(above_R: np.ndarray, below_R: np.ndarray) -> float:
+    return float(above_R.sum() / below_R.sum()) if below_R.sum() else math.nan
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
