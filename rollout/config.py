@@ -34,6 +34,8 @@ class RolloutConfig(DecodingConfig):
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1, ge=0)
     gpus_per_worker: float = Field(default=0, ge=0)
+    threads_per_worker: int = Field(default=1, ge=1)
+    """Threads of a worker's CPU arithmetic. In a synchronous run the learner rests meanwhile, so all cores may serve."""
     max_batch_tokens: int = Field(default=16384, ge=1)
     """Canvas tokens that one forward of a worker may hold."""
     cache: Literal["none"] = "none"

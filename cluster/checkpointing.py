@@ -1,0 +1,73 @@
+"""What a run needs beside the weights to go on as if it had never stopped.
+
+The learner writes it into the same atomic checkpoint as the weights it belongs to, so that counters, cursor and weights
+can never be of different steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from cluster.config import TrainRecipe
+from cluster.cursor import CursorState
+from learner import checkpoint
+
+FIXED = ("seed", "model", "tasks", "prompts_per_step", "staleness")
+"""Settings that a resumed run must share with the run it goes on with; the order of prompts depends on them."""
+
+
+class RunState(BaseModel):
+    """The counters of a run after a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    """Policy updates done, and version of the weights."""
+    cursor: CursorState
+    ended: dict[str, int]
+    """Prompt visits by how they ended."""
+    run_id: str | None
+    """The MLflow run."""
+    first_evaluation: dict[str, float]
+    fixed: dict[str, Any]
+    """The settings in `FIXED`."""
+
+
+def fixed_settings(recipe: TrainRecipe) -> dict[str, Any]:
+    """Values of `FIXED`."""
+    settings: dict[str, Any] = recipe.model_dump(mode="json", include=set(FIXED))
+    return settings
+
+
+def newest(folder: Path, recipe: TrainRecipe) -> tuple[Path, RunState] | None:
+    """The newest complete checkpoint, if there is one that this recipe can go on with."""
+    path = checkpoint.latest(folder)
+    if path is None:
+        return None
+    saved = checkpoint.read_state(path)
+    state = RunState.model_validate(saved["run"])
+    now = fixed_settings(recipe)
+    if changed := [name for name in FIXED if state.fixed[name] != now[name]]:
+        listed = "\n".join(f"  {name}: was {state.fixed[name]}, is {now[name]}" for name in changed)
+        raise ValueError(
+            f"{path} cannot be resumed with other settings, because the order of prompts depends on them:\n{listed}\n"
+            "Restore them, or start a new run from its weights with another name and "
+            f"--set model.path={path / 'model'}"
+        )
+    if saved["world_size"] != recipe.learner.engine.num_ranks:
+        raise ValueError(
+            f"{path} was saved by {saved['world_size']} learner ranks and learner.engine.num_ranks is "
+            f"{recipe.learner.engine.num_ranks}: optimizer state belongs to a number of ranks; resume with the same"
+        )
+    return path, state
+
+
+def commit(folder: Path, step: int, *, keep: int) -> Path:
+    """Points `latest` at the checkpoint of a step and deletes what is older than the newest `keep`."""
+    path = checkpoint.step_folder(folder, step)
+    checkpoint.link(folder / "latest", path)
+    checkpoint.prune(folder, keep=keep)
+    return path

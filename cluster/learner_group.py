@@ -1,0 +1,139 @@
+"""The learner: one or more ranks that act as one.
+
+All ranks get every call, because most of their methods are collective. A rank that is gone or late leaves the others
+waiting in a collective that nobody will join, so the first failure of a call ends the whole group: all ranks are
+killed, and `LearnerLostError` names the failed one and quotes its log. To start again from the last checkpoint is the
+run's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cluster.actors import Launcher, wait
+from cluster.calls import ActorError, ActorSpec, CallFailure, Future, Handle
+from cluster.config import SftRecipe, TrainRecipe
+from cluster.placement import Placement
+from cluster.pool import POLL_S
+from learner.records import BatchStats, Sample, balance
+from learner.worker import LearnerRank
+
+if TYPE_CHECKING:
+    from learner.sft import SftCanvas
+
+logger = logging.getLogger(__name__)
+
+
+PEER_TIMEOUT_S = 5.0
+"""How long the other ranks are waited for after one failed."""
+
+
+class LearnerLostError(ActorError):
+    """A rank failed; the group has been killed."""
+
+
+class LearnerGroup:
+    """The ranks of one learner."""
+
+    def __init__(
+        self, recipe: TrainRecipe | SftRecipe, *, launcher: Launcher, placement: Placement | None = None
+    ) -> None:
+        self._engine = recipe.learner.engine
+        self._keep_zero_advantage = recipe.learner.objective.kl_coef > 0
+        place = placement or Placement()
+        self._ranks: list[Handle] = [
+            launcher.launch(
+                ActorSpec(
+                    f"learner-{rank}",
+                    LearnerRank,
+                    (recipe.model, recipe.learner),
+                    {
+                        "rank": rank,
+                        "world_size": self._engine.num_ranks,
+                        "total_steps": recipe.steps if isinstance(recipe, TrainRecipe) else recipe.sft.steps,
+                        "seed": recipe.seed,
+                    },
+                    num_cpus=self._engine.cpus_per_rank,
+                    num_gpus=self._engine.gpus_per_rank,
+                    bundle=place.bundle("learner", rank),
+                )
+            )
+            for rank in range(self._engine.num_ranks)
+        ]
+
+    def start(self) -> dict[str, Any]:
+        """Loads the model on all ranks; the meeting point is rank 0's address and a port that is free there now."""
+        timeout_s = self._engine.start_timeout_s
+        address = self._join([self._ranks[0].call("address", timeout_s=timeout_s)])
+        port = self._join([self._ranks[0].call("free_port", timeout_s=timeout_s)])
+        description: dict[str, Any] = self._all("start", address, port, timeout_s=timeout_s)
+        return description
+
+    def update(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """One policy update from all samples of a step, dealt out so that the ranks have equal work."""
+        stats = BatchStats.of(samples)
+        shares = balance(samples, len(self._ranks), keep_zero_advantage=self._keep_zero_advantage)
+        calls = [
+            handle.call("update", share, stats, timeout_s=self._engine.timeout_s)
+            for handle, share in zip(self._ranks, shares, strict=True)
+        ]
+        metrics: dict[str, float] = self._join(calls)
+        return metrics
+
+    def sft_step(self, canvases: Sequence[SftCanvas]) -> dict[str, float]:
+        """One supervised update from all canvases of a step."""
+        return self._supervised("sft_step", canvases)
+
+    def sft_evaluate(self, canvases: Sequence[SftCanvas]) -> dict[str, float]:
+        """The supervised loss of canvases, without an update."""
+        return self._supervised("sft_evaluate", canvases)
+
+    def keep_weights(self) -> Any:
+        """A reference to the trained weights, gathered by all ranks and held by rank 0's node."""
+        return self._all("weights", timeout_s=self._engine.timeout_s, keep=True)
+
+    def save(self, path: str, state: dict[str, Any]) -> None:
+        """Writes a checkpoint with the run's counters; it is complete when this returns."""
+        self._all("save", path, state, timeout_s=self._engine.timeout_s)
+
+    def load(self, path: str) -> dict[str, Any]:
+        """Restores a checkpoint and returns the run's counters."""
+        state: dict[str, Any] = self._all("load", path, timeout_s=self._engine.start_timeout_s)
+        return state
+
+    def close(self) -> None:
+        """Kills all ranks."""
+        for handle in self._ranks:
+            handle.kill()
+
+    def _supervised(self, method: str, canvases: Sequence[SftCanvas]) -> dict[str, float]:
+        calls = [
+            handle.call(method, canvases[rank :: len(self._ranks)], len(canvases), timeout_s=self._engine.timeout_s)
+            for rank, handle in enumerate(self._ranks)
+        ]
+        metrics: dict[str, float] = self._join(calls)
+        return metrics
+
+    def _all(self, method: str, *args: object, timeout_s: float, keep: bool = False) -> Any:
+        return self._join([handle.call(method, *args, timeout_s=timeout_s, keep=keep) for handle in self._ranks])
+
+    def _join(self, calls: Sequence[Future]) -> Any:
+        """Rank 0's value once all have answered; the first failure ends the group."""
+        running, failures = list(calls), list[CallFailure]()
+        while running and not failures:
+            ended, running = wait(running, timeout_s=POLL_S)
+            failures += _failures(ended)
+        if not failures:
+            return calls[0].outcome()
+        # The peers of a lost rank raise when its connection closes, often before its end is known: name the lost one.
+        late, _ = wait(running, timeout_s=PEER_TIMEOUT_S)
+        cause = min([*failures, *_failures(late)], key=lambda failure: failure.kind == "raised")
+        logger.error("%s failed, the learner is stopped", cause.actor)
+        self.close()
+        raise LearnerLostError(cause)
+
+
+def _failures(ended: Sequence[Future]) -> list[CallFailure]:
+    return [outcome for future in ended if isinstance(outcome := future.outcome(), CallFailure)]

@@ -1,0 +1,151 @@
+"""The training loop: one function, one named call per stage.
+
+    cursor -> prompts -> rollout pool -> trajectories -> grader pool -> groups -> learner -> weights vN -> rollout pool
+
+Step k trains on what the weights of version k - 1 - staleness or later have drawn and publishes version k. With a
+staleness of 0, `gather` draws exactly what the next update needs; with more, it returns while further answers are under
+way, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cluster.buffer import GroupBuffer
+from cluster.checkpointing import RunState, commit, fixed_settings
+from cluster.config import TrainRecipe
+from cluster.cursor import Cursor
+from cluster.evaluate import evaluate
+from cluster.gather import Gatherer
+from cluster.grader_pool import GraderPool
+from cluster.learner_group import LearnerGroup
+from cluster.metrics import eval_metrics
+from cluster.rollout_pool import RolloutPool
+from cluster.run_folder import RunFolder
+from cluster.step_report import report_step, show_evaluation
+from cluster.stopwatch import Stopwatch
+from cluster.transport import WeightTransport
+from learner.checkpoint import step_folder
+from learner.records import Sample
+from reward.tasks import Task
+from rollout.records import Group, Score, Scored
+from rollout.request import sequence_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from cluster.progress import Progress
+    from cluster.tracking import Tracker
+
+
+@dataclass
+class TrainRun:
+    """The parts of one run, and how far it is."""
+
+    recipe: TrainRecipe
+    folder: RunFolder
+    tasks: Sequence[Task]
+    cursor: Cursor
+    buffer: GroupBuffer
+    rollouts: RolloutPool
+    graders: GraderPool
+    learner: LearnerGroup
+    transport: WeightTransport
+    tokenizer: PreTrainedTokenizerBase
+    tracker: Tracker
+    progress: Progress
+    step: int = 0
+    """Updates done; also the version of the newest weights."""
+    first_evaluation: dict[str, float] = field(default_factory=dict)
+    last_evaluation: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+
+def train(run: TrainRun) -> None:
+    """Does the steps that are left, with evaluations before, between and after them, and a checkpoint at the end."""
+    gatherer = Gatherer(run.recipe, cursor=run.cursor, buffer=run.buffer, rollouts=run.rollouts, graders=run.graders)
+    publish_weights(run)
+    evaluate_if_due(run)
+    while run.step < run.recipe.steps:
+        run.watch.lap()
+        gathered = gatherer.step(run.step, run.watch)
+        samples = with_advantages(gathered.groups, run.recipe)
+        with run.watch.stage("update"):
+            learned = run.learner.update(samples)
+        run.cursor.finish(gathered.visits)
+        run.step += 1
+        published = publish_weights(run)
+        report_step(run, gathered, {**learned, **published})
+        save_if_due(run)
+        evaluate_if_due(run)
+
+
+def with_advantages(groups: Sequence[Group], recipe: TrainRecipe) -> list[Sample]:
+    """Every graded answer with how much better it is than its group; failed ones take no part."""
+    import torch
+
+    from learner.advantage import group_advantages
+
+    objective = recipe.learner.objective
+    value_BG = torch.tensor([[_value(score) for score in group.scores] for group in groups])
+    valid_BG = ~value_BG.isnan()
+    advantage_BG = group_advantages(value_BG, valid_BG, kind=objective.advantage, min_valid=objective.min_valid)
+    return [
+        Sample(trajectory, float(advantage))
+        for group, advantage_G in zip(groups, advantage_BG, strict=True)
+        for trajectory, score, advantage in zip(group.trajectories, group.scores, advantage_G, strict=True)
+        if isinstance(score, Scored)
+    ]
+
+
+def publish_weights(run: TrainRun) -> dict[str, float]:
+    """Makes the learner's weights version `step` of the rollout workers; they serve it when this returns."""
+    with run.watch.stage("publish"):
+        published = run.transport.publish(run.step)
+    with run.watch.stage("sync"):
+        return run.rollouts.sync(published)
+
+
+def evaluate_if_due(run: TrainRun) -> None:
+    """Answers and grades held-out rows before the first step, after the last, and every so often between."""
+    every = run.recipe.eval.every
+    if run.step not in (0, run.recipe.steps) and not (every and run.step % every == 0):
+        return
+    metrics: dict[str, float] = {}
+    for task in run.tasks:
+        seed = sequence_seed(run.recipe.seed, "evaluation")
+        result = evaluate(run.rollouts.generate, run.graders.grade, task, run.recipe.eval, seed)
+        metrics |= eval_metrics(result.samples)
+        metrics |= {f"eval.{task.name}/accuracy_low": result.low, f"eval.{task.name}/accuracy_high": result.high}
+        show_evaluation(run, result)
+    run.tracker.log(run.step, metrics)
+    run.last_evaluation = metrics
+    if run.step == 0:
+        run.first_evaluation = metrics
+
+
+def save_if_due(run: TrainRun) -> None:
+    """Writes a checkpoint every so often and after the last step."""
+    every = run.recipe.checkpoint.every
+    if run.step != run.recipe.steps and not (every and run.step % every == 0):
+        return
+    run.watch.lap()
+    state = RunState(
+        step=run.step,
+        cursor=run.cursor.state(),
+        ended=run.buffer.ended,
+        run_id=run.tracker.run_id,
+        first_evaluation=run.first_evaluation,
+        fixed=fixed_settings(run.recipe),
+    )
+    run.learner.save(str(step_folder(run.folder.checkpoints, run.step)), {"run": state.model_dump(mode="json")})
+    path = commit(run.folder.checkpoints, run.step, keep=run.recipe.checkpoint.keep)
+    run.tracker.log(run.step, {"time/checkpoint_s": run.watch.lap()["step"]})
+    run.progress.note(f"checkpoint: {path}")
+
+
+def _value(score: Score) -> float:
+    """A failed grading has no value: nan, which is masked out before anything is computed."""
+    return score.value if isinstance(score, Scored) else float("nan")

@@ -1,0 +1,280 @@
+"""A pool of like workers: work in, results or typed failures out, and dead workers replaced.
+
+A worker is *preparing* (loading, taking weights) -> *ready* -> *preparing* again after it was lost, or *gone* for good.
+It is ready only after it has itself answered what the pool wants to hear. Nothing here waits without a deadline: every
+call and every preparation has one, and both are repeated a limited number of times.
+
+What is retried, and where, is decided here and not by Ray:
+
+| a call ends as | the worker | its items |
+|---|---|---|
+| value | stays ready | each with its result |
+| lost, out of memory, late | killed, started anew | to the next free worker, `max_retries` times, then the failure |
+| `raised`, several items | stays ready | one by one, to find the guilty one |
+| `raised`, one item | stays ready | the failure, never retried |
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from cluster.actors import Launcher, wait
+from cluster.calls import ActorError, ActorSpec, CallFailure, Future, Handle
+
+logger = logging.getLogger(__name__)
+
+MAX_RESTARTS = 5
+"""Restarts of one worker without a call that went well in between; after that it is gone."""
+POLL_S = 60.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Work(Generic[Item]):
+    """Items that travel in one call."""
+
+    items: tuple[Item, ...]
+    num_tries: int = 0
+    started: float = 0.0
+
+
+@dataclass
+class Member(Generic[Item]):
+    """One worker of a pool."""
+
+    handle: Handle
+    preparation: list[Future] = field(default_factory=list)
+    """Calls that have to go well before it is ready."""
+    since: float = 0.0
+    """When the preparation began."""
+    is_new: bool = True
+    """Whether its process has not been ready yet."""
+    call: tuple[Future, Work[Item]] | None = None
+    num_restarts: int = 0
+    is_gone: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be given work, now or after its call."""
+        return not self.is_gone and not self.preparation
+
+    @property
+    def futures(self) -> list[Future]:
+        """What it is doing."""
+        return [*self.preparation[-1:], *([self.call[0]] if self.call else [])]
+
+
+class WorkerPool(ABC, Generic[Item, Result]):
+    """Sends work to whichever worker is free, one call at a time each."""
+
+    def __init__(self, specs: Sequence[ActorSpec], launcher: Launcher, *, max_retries: int) -> None:
+        self._members: list[Member[Item]] = [Member(launcher.launch(spec)) for spec in specs]
+        self._max_retries = max_retries
+        self._queue: deque[Work[Item]] = deque()
+        self._ended: list[tuple[Item, Result | CallFailure]] = []
+        self._failures: Counter[str] = Counter()
+        self.num_restarts = 0
+        self._last_failure: CallFailure | None = None
+        self._call_s: list[float] = []
+
+    # ---- what a kind of pool adds
+
+    @abstractmethod
+    def _prepare(self, handle: Handle) -> list[Future]:
+        """Calls that make a fresh worker ready; they run in order on the worker."""
+
+    @abstractmethod
+    def _wrong_with(self, handle: Handle, answers: Sequence[Any]) -> str:
+        """What is wrong with the answers of a preparation, none of which is a failure; empty if nothing."""
+
+    def _missing(self, handle: Handle) -> list[Future]:
+        """Further calls that a prepared worker needs, because the pool has moved on meanwhile."""
+        return []
+
+    @abstractmethod
+    def _call(self, handle: Handle, items: Sequence[Item]) -> Future:
+        """Starts the call that works on the items."""
+
+    @abstractmethod
+    def _results(self, items: Sequence[Item], value: Any) -> Sequence[Result]:
+        """The results of the items, in order, from the value of their call."""
+
+    # ---- use
+
+    def begin(self) -> None:
+        """Has all workers prepare themselves, and does not wait for them."""
+        for member in self._members:
+            self._begin(member, self._prepare(member.handle))
+
+    def start(self) -> None:
+        """Waits until all workers are prepared; raises `ActorError` where one cannot be made ready."""
+        if not any(member.preparation for member in self._members):
+            self.begin()
+        self._settle(with_new=True)
+        if any(member.is_gone for member in self._members) and self._last_failure:
+            raise ActorError(self._last_failure)
+
+    def close(self) -> None:
+        """Kills all workers."""
+        for member in self._members:
+            member.is_gone = True
+            member.handle.kill()
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that take work."""
+        return sum(member.is_ready for member in self._members)
+
+    @property
+    def num_pending(self) -> int:
+        """Pieces of work that have not ended."""
+        return len(self._queue) + sum(member.call is not None for member in self._members)
+
+    def submit(self, items: Sequence[Item]) -> None:
+        """Queues one piece of work."""
+        self._queue.append(Work(tuple(items)))
+        self._dispatch()
+
+    def futures(self) -> list[Future]:
+        """All calls under way, to wait for."""
+        return [future for member in self._members for future in member.futures]
+
+    def collect(self) -> list[tuple[Item, Result | CallFailure]]:
+        """What has ended since the last time, without waiting; gives free workers their next work."""
+        for member in self._members:
+            if member.preparation:
+                self._check_preparation(member)
+            if member.call and member.call[0].is_done():
+                self._end_call(member, *member.call)
+        self._dispatch()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def finish(self, items: Sequence[Item]) -> list[Result | CallFailure]:
+        """Waits for submitted items and returns theirs, in order; what else ends meanwhile is left for `collect`."""
+        outcomes: dict[int, Result | CallFailure] = {}
+        others = []
+        wanted = {id(item) for item in items}
+        while len(outcomes) < len(items):
+            wait(self.futures(), timeout_s=POLL_S)
+            for item, outcome in self.collect():
+                if id(item) in wanted:
+                    outcomes[id(item)] = outcome
+                else:
+                    others.append((item, outcome))
+        self._ended += others
+        return [outcomes[id(item)] for item in items]
+
+    def take_call_seconds(self) -> list[float]:
+        """How long the calls took that went well since the last time."""
+        seconds, self._call_s = self._call_s, []
+        return seconds
+
+    def take_failures(self) -> dict[str, int]:
+        """Failed calls by kind since the last time, repaired ones included."""
+        failures, self._failures = dict(self._failures), Counter()
+        return failures
+
+    # ---- inside
+
+    def _settle(self, *, with_new: bool) -> None:
+        """Waits until one worker at least is ready and none prepares, processes that were never ready left out."""
+        self._require_a_worker()
+        while self.num_ready == 0 or any(m.preparation and (with_new or not m.is_new) for m in self._members):
+            wait([future for member in self._members for future in member.preparation[-1:]], timeout_s=POLL_S)
+            self._ended = self.collect()
+
+    def _prepared(self, answers: Sequence[Any], seconds: float) -> None:
+        """Takes note of a preparation that went well."""
+
+    def _begin(self, member: Member[Item], preparation: list[Future]) -> None:
+        member.preparation, member.since = preparation, time.monotonic()
+
+    def _check_preparation(self, member: Member[Item]) -> None:
+        """Ready, not yet, or failed; the last call answers only after the ones before it."""
+        if not member.preparation[-1].is_done():
+            return
+        answers = [future.outcome() for future in member.preparation]
+        member.preparation = []
+        failure = next((answer for answer in answers if isinstance(answer, CallFailure)), None)
+        if failure is None and (wrong := self._wrong_with(member.handle, answers)):
+            failure = CallFailure("raised", member.handle.name, "prepare", wrong)
+        if failure is None:
+            self._prepared(answers, time.monotonic() - member.since)
+            if missing := self._missing(member.handle):
+                self._begin(member, missing)
+            else:
+                member.is_new = False
+        elif failure.is_infrastructure:
+            self._note(failure)
+            self._replace(member, failure)
+        else:
+            self._give_up(member, failure)
+
+    def _end_call(self, member: Member[Item], future: Future, work: Work[Item]) -> None:
+        member.call = None
+        outcome = future.outcome()
+        if not isinstance(outcome, CallFailure):
+            member.num_restarts = 0
+            self._call_s.append(time.monotonic() - work.started)
+            self._ended += zip(work.items, self._results(work.items, outcome), strict=True)
+            return
+        self._note(outcome)
+        self._retry(work, outcome)
+        if outcome.is_infrastructure:
+            self._replace(member, outcome)
+
+    def _retry(self, work: Work[Item], failure: CallFailure) -> None:
+        if failure.is_infrastructure and work.num_tries < self._max_retries:
+            self._queue.appendleft(Work(work.items, work.num_tries + 1))
+        elif not failure.is_infrastructure and len(work.items) > 1:
+            self._queue.extendleft(Work((item,), work.num_tries) for item in reversed(work.items))
+        else:
+            self._ended += [(item, failure) for item in work.items]
+
+    def _replace(self, member: Member[Item], failure: CallFailure) -> None:
+        """A fresh process in place of one that was lost or is stuck; what that one worked on is sent elsewhere."""
+        if member.call:
+            self._retry(member.call[1], failure)
+            member.call = None
+        if member.num_restarts >= MAX_RESTARTS:
+            self._give_up(member, failure)
+            return
+        logger.warning("%s is started anew: %s", member.handle.name, failure)
+        member.num_restarts += 1
+        self.num_restarts += 1
+        member.is_new = True
+        member.handle.restart()
+        self._begin(member, self._prepare(member.handle))
+
+    def _give_up(self, member: Member[Item], failure: CallFailure) -> None:
+        logger.error("%s is gone for good: %s", member.handle.name, failure)
+        self._last_failure = failure
+        member.is_gone = True
+        member.preparation = []
+        member.handle.kill()
+
+    def _note(self, failure: CallFailure) -> None:
+        role = failure.actor.rpartition("-")[0] or failure.actor
+        self._failures[f"{role}_{failure.kind}"] += 1
+
+    def _dispatch(self) -> None:
+        self._require_a_worker()
+        for member in self._members:
+            if self._queue and member.is_ready and member.call is None:
+                work = self._queue.popleft()
+                started = time.monotonic()
+                member.call = self._call(member.handle, work.items), replace(work, started=started)
+
+    def _require_a_worker(self) -> None:
+        if all(member.is_gone for member in self._members):
+            assert self._last_failure is not None
+            raise ActorError(self._last_failure)

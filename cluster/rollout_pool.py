@@ -1,0 +1,165 @@
+"""The rollout workers of a run: prompts in, answers out, every answer with weights of a known version.
+
+A worker serves only after it has itself reported the version it should have; one that was lost loads the checkpoint,
+takes the newest published weights, and reports, before it gets a prompt. Which worker answers does not matter: an
+answer follows from the seed, the prompt's id and the number of the sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.actors import Launcher
+from cluster.calls import ActorSpec, CallFailure, Future, Handle
+from cluster.placement import Placement
+from cluster.pool import WorkerPool
+from cluster.transport import Published, WeightTransport
+from models.config import ModelConfig
+from rollout.config import DecodingConfig, RolloutConfig
+from rollout.records import Prompt, Trajectory
+from rollout.worker import RolloutWorker
+
+logger = logging.getLogger(__name__)
+
+MAX_ANSWERS_PER_CALL = 256
+"""Bounds the time of one call, and what is drawn again if its worker is lost."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt to be answered."""
+
+    prompt: Prompt
+    num_samples: int
+    seed: int
+    decoding: DecodingConfig
+    key: int = -1
+    """Whatever the asker knows it by."""
+
+
+Answers = list[Trajectory]
+
+
+class RolloutPool(WorkerPool[Ask, Answers]):
+    """Rollout workers behind one queue."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        *,
+        launcher: Launcher,
+        transport: WeightTransport | None = None,
+        placement: Placement | None = None,
+        start_timeout_s: float = 600,
+    ) -> None:
+        """Without a transport the workers answer with the checkpoint they load."""
+        place = placement or Placement()
+        specs = [
+            ActorSpec(
+                f"rollout-{index}",
+                RolloutWorker,
+                (model, rollout),
+                num_cpus=rollout.cpus_per_worker,
+                num_gpus=rollout.gpus_per_worker,
+                bundle=place.bundle("rollout", index),
+            )
+            for index in range(rollout.num_workers)
+        ]
+        super().__init__(specs, launcher, max_retries=rollout.max_retries)
+        self._config = rollout
+        self._transport = transport
+        self._start_timeout_s = start_timeout_s
+        self._published: Published | None = None
+        self._loads: list[tuple[int, float]] = []
+        """Bytes and seconds of each worker that took the newest weights."""
+        self._told: dict[str, int] = {}
+        """Version that each worker was last given, or was to load, by its name."""
+
+    @property
+    def version(self) -> int:
+        """Version of the weights that a ready worker has."""
+        return self._published.version if self._published else 0
+
+    def sync(self, published: Published) -> dict[str, float]:
+        """Gives all workers new weights; returns when those that were ready have reported the version."""
+        assert self._transport is not None, "a pool without a transport serves the checkpoint only"
+        self._published = published
+        self._loads = []
+        for member in self._members:
+            # A process in its first preparation takes the newest weights when that is over (`_missing`): queued behind
+            # it, they would pile up.
+            if not member.is_gone and not member.is_new:
+                self._begin(member, self._weights(member.handle))
+        self._settle(with_new=False)
+        if not self._loads:
+            return {}
+        return {
+            "weights/load_p95_s": float(np.percentile([seconds for _, seconds in self._loads], 95)),
+            "weights/bytes": float(max(num_bytes for num_bytes, _ in self._loads)),
+        }
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        """Queues prompts of like settings, an even share for each worker that can take them."""
+        if not asks:
+            return
+        num_workers = max(1, self.num_ready)
+        num_calls = num_workers * math.ceil(len(asks) * asks[0].num_samples / (num_workers * MAX_ANSWERS_PER_CALL))
+        size = math.ceil(len(asks) / num_calls)
+        for start in range(0, len(asks), size):
+            self.submit(asks[start : start + size])
+
+    def generate(
+        self, prompts: Sequence[Prompt], num_samples: int, seed: int, decoding: DecodingConfig
+    ) -> list[Answers]:
+        """Answers of each prompt, in order; none for a prompt that failed after the last retry. Waits for them."""
+        asks = [Ask(prompt, num_samples, seed, decoding) for prompt in prompts]
+        self.ask(asks)
+        answers = self.finish(asks)
+        for ask, outcome in zip(asks, answers, strict=True):
+            if isinstance(outcome, CallFailure):
+                logger.error("prompt %s has no answer: %s", ask.prompt.id, outcome)
+        return [[] if isinstance(outcome, CallFailure) else outcome for outcome in answers]
+
+    def _prepare(self, handle: Handle) -> list[Future]:
+        return [handle.call("load", timeout_s=self._start_timeout_s), *self._weights(handle)]
+
+    def _weights(self, handle: Handle) -> list[Future]:
+        calls = []
+        self._told[handle.name] = self.version
+        if self._published is not None:
+            assert self._transport is not None
+            calls.append(self._transport.send(handle, self._published, timeout_s=self._start_timeout_s))
+        return [*calls, handle.call("version", timeout_s=self._start_timeout_s)]
+
+    def _wrong_with(self, handle: Handle, answers: Sequence[Any]) -> str:
+        told = self._told[handle.name]
+        return "" if answers[-1] == told else f"it has weights {answers[-1]}, and should have {told}"
+
+    def _missing(self, handle: Handle) -> list[Future]:
+        return [] if self._told[handle.name] == self.version else self._weights(handle)
+
+    def _prepared(self, answers: Sequence[Any], seconds: float) -> None:
+        num_bytes = answers[0]
+        if num_bytes is not None:  # the first call took weights; of a fresh process it is `load`, which says nothing
+            self._loads.append((num_bytes, seconds))
+
+    def _call(self, handle: Handle, items: Sequence[Ask]) -> Future:
+        first = items[0]
+        return handle.call(
+            "generate",
+            [ask.prompt for ask in items],
+            num_samples=first.num_samples,
+            seed=first.seed,
+            decoding=first.decoding,
+            timeout_s=self._config.timeout_s,
+        )
+
+    def _results(self, items: Sequence[Ask], value: list[Answers]) -> list[Answers]:
+        return value

@@ -1,0 +1,258 @@
+"""A supervised run from recipe to summary: examples, masks, updates, evaluations, checkpoints.
+
+Which rows a step trains on and which slots are masked follow from (seed, step) alone, so a resumed run goes on as if it
+had never stopped. An evaluation saves a checkpoint and measures what was saved, in this process: the loss on held-out
+rows with masks that never change, and the share of them that the model answers right. `checkpoints/best` points at the
+best one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.actors import Launcher
+from cluster.config import SftRecipe
+from cluster.evaluate import evaluate
+from cluster.learner_group import LearnerGroup
+from cluster.logs import log_file
+from cluster.metrics import eval_metrics
+from cluster.placement import Placement, learner_need, reserve
+from cluster.progress import Progress
+from cluster.ray_start import ray_session
+from cluster.run_folder import RunFolder, open_run_folder
+from cluster.sft_data import Examples
+from cluster.tracking import Status, Tracker, read_metrics, saved_run_id
+from learner import checkpoint
+from learner.sft import SftCanvas, mask_examples
+from learner.worker import NEW_TINY, load_model
+from models.config import ModelConfig
+from reward.worker import GraderWorker
+from rollout.config import DecodingConfig, RolloutConfig
+from rollout.records import Prompt, Trajectory
+from rollout.worker import RolloutWorker
+
+logger = logging.getLogger(__name__)
+
+REPORT_S = 5.0
+"""Least time between two lines of progress: steps of a small model are short."""
+HELD_OUT_STEP = 2**31
+"""Masks of the held-out loss are drawn as if for this step: the same ones at every evaluation."""
+LOSS, ACCURACY = "eval/loss", "eval/accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class SftSummary:
+    """What a run has done."""
+
+    run_dir: str
+    steps: int
+    first: dict[str, float]
+    """Metrics of the first evaluation, before any update."""
+    last: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    checkpoint: str
+    """Model folder of the best evaluation, in the published layout."""
+
+
+@dataclass
+class SftRun:
+    """The parts of one run, and how far it is."""
+
+    recipe: SftRecipe
+    folder: RunFolder
+    examples: Examples
+    held_out: list[SftCanvas]
+    learner: LearnerGroup
+    tracker: Tracker
+    progress: Progress
+    step: int = 0
+    """Updates done."""
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of each evaluation by step."""
+
+    @property
+    def best_step(self) -> int:
+        """Step of the evaluation with the most right answers; of equal ones, that with the lowest loss.
+
+        The model before any update counts only as long as there is no other.
+        """
+
+        def quality(step: int) -> tuple[bool, float, float]:
+            metrics = self.evaluations[step]
+            return step > 0, metrics[ACCURACY], -metrics[LOSS]
+
+        return max(self.evaluations, key=quality)
+
+
+def run_sft(recipe: SftRecipe, *, resume: bool = False) -> SftSummary:
+    """Trains as the recipe says; with `resume` from the newest checkpoint of the newest run of this name."""
+    if recipe.cluster.mode == "local" and recipe.learner.engine.num_ranks > 1:
+        raise ValueError(
+            f"learner.engine.num_ranks is {recipe.learner.engine.num_ranks} with cluster.mode local, which is one "
+            "process; set num_ranks to 1, or cluster.mode to ray"
+        )
+    examples = Examples(recipe, load_model(recipe.model, dtype=recipe.model.dtype, seed=recipe.seed))
+    folder = open_run_folder(recipe, resume=resume)
+    with log_file(folder.log_dir, "driver"), ExitStack() as stack:
+        run = assemble(recipe, folder, examples, checkpoint.latest(folder.checkpoints) if resume else None, stack)
+        fine_tune(run)
+        return _summary(run)
+
+
+def fine_tune(run: SftRun) -> None:
+    """Does the steps that are left, with evaluations before, between and after them."""
+    reported_at = 0.0
+    if run.step not in run.evaluations:
+        evaluate_model(run, _present_model(run))
+    while run.step < run.recipe.sft.steps:
+        metrics = train_step(run)
+        run.tracker.log(run.step, metrics)
+        if time.monotonic() - reported_at >= REPORT_S or run.step == run.recipe.sft.steps:
+            reported_at = time.monotonic()
+            run.progress.step(run.step, metrics)
+        evaluates = _is_due(run, run.recipe.sft.eval_every)
+        if evaluates or _is_due(run, run.recipe.checkpoint.every):
+            path = save(run)
+        if evaluates:
+            evaluate_model(run, path / "model")
+
+
+def train_step(run: SftRun) -> dict[str, float]:
+    """One update with its time and speed."""
+    started = time.perf_counter()
+    sft = run.recipe.sft
+    canvases = mask_examples(run.examples.batch(run.step), t_min=sft.t_min, seed=run.recipe.seed, step=run.step)
+    learned = run.learner.sft_step(canvases)
+    run.step += 1
+    seconds = time.perf_counter() - started
+    learned["tokens_per_s"] = sum(canvas.num_tokens for canvas in canvases) / seconds
+    return {**{f"sft/{name}": value for name, value in learned.items()}, "time/step_s": seconds}
+
+
+def save(run: SftRun) -> Path:
+    """Writes a checkpoint of the present step; the newest ones and the best one stay."""
+    folder = run.folder.checkpoints
+    path = checkpoint.step_folder(folder, run.step)
+    run.learner.save(str(path), {"run": {"step": run.step}})
+    checkpoint.link(folder / "latest", path)
+    best = checkpoint.step_folder(folder, run.best_step) if run.evaluations else None
+    checkpoint.prune(folder, keep=run.recipe.checkpoint.keep, spare=best)
+    return path
+
+
+def evaluate_model(run: SftRun, model: Path | str) -> None:
+    """Held-out loss, and answers by the saved model to the held-out rows of every task."""
+    recipe = run.recipe
+    metrics = {LOSS: run.learner.sft_evaluate(run.held_out)["loss"]}
+    worker = RolloutWorker(
+        ModelConfig(path=str(model), dtype=recipe.model.dtype),
+        RolloutConfig(max_batch_tokens=recipe.learner.engine.micro_batch_tokens),
+    )
+    worker.load()
+
+    def generate(
+        prompts: list[Prompt], num_samples: int, seed: int, decoding: DecodingConfig
+    ) -> list[list[Trajectory]]:
+        return worker.generate(prompts, num_samples=num_samples, seed=seed, decoding=decoding)
+
+    grader = GraderWorker(recipe.tasks)
+    accuracies = []
+    for task in run.examples.tasks:
+        result = evaluate(generate, grader.grade, task, recipe.eval, recipe.seed)
+        metrics |= eval_metrics(result.samples)
+        accuracies.append(result.accuracy)
+    metrics[ACCURACY] = sum(accuracies) / len(accuracies)
+    run.tracker.log(run.step, metrics)
+    run.evaluations[run.step] = metrics
+    shown = "  ".join(f"{task.name} {share:.1%}" for task, share in zip(run.examples.tasks, accuracies, strict=True))
+    run.progress.note(f"step {run.step}: held-out loss {metrics[LOSS]:.4f}, right answers: {shown}")
+    saved = checkpoint.step_folder(run.folder.checkpoints, run.step)
+    if run.best_step == run.step and saved.exists():
+        checkpoint.link(run.folder.checkpoints / "best", saved)
+
+
+def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: Path | None, stack: ExitStack) -> SftRun:
+    """Starts the learner and brings it to where the checkpoint left off; the stack stops it again."""
+    progress = stack.enter_context(Progress(recipe.sft.steps, title=folder.path.name))
+    progress.note(f"starting; run folder {folder.path}")
+    stack.enter_context(ray_session(recipe.cluster))
+    launcher = Launcher(mode=recipe.cluster.mode, log_dir=folder.log_dir)
+    placement = stack.enter_context(_placement(recipe))
+    learner = stack.enter_context(closing(LearnerGroup(recipe, launcher=launcher, placement=placement)))
+    logger.info("learner: %s", learner.start())
+    step = 0
+    if newest is not None:
+        step = int(learner.load(str(newest))["run"]["step"])
+        progress.note(f"resumed from {newest}")
+    return SftRun(
+        recipe=recipe,
+        folder=folder,
+        examples=examples,
+        held_out=mask_examples(examples.held_out(), t_min=recipe.sft.t_min, seed=recipe.seed, step=HELD_OUT_STEP),
+        learner=learner,
+        tracker=stack.enter_context(_tracking(recipe, folder)),
+        progress=progress,
+        step=step,
+        evaluations={
+            int(row["step"]): row for row in read_metrics(folder.path) if ACCURACY in row and row["step"] <= step
+        },
+    )
+
+
+def _present_model(run: SftRun) -> Path | str:
+    """Where the weights of the present step lie: a model that came from nothing is saved first."""
+    if run.step == 0 and run.recipe.model.path != NEW_TINY:
+        return run.recipe.model.path
+    path = checkpoint.step_folder(run.folder.checkpoints, run.step)
+    return (path if path.exists() else save(run)) / "model"
+
+
+def _is_due(run: SftRun, every: int) -> bool:
+    return run.step == run.recipe.sft.steps or (every > 0 and run.step % every == 0)
+
+
+@contextmanager
+def _placement(recipe: SftRecipe) -> Iterator[Placement]:
+    if recipe.cluster.mode == "local":
+        yield Placement()
+        return
+    with reserve(recipe.name, [learner_need(recipe)], timeout_s=recipe.cluster.placement_timeout_s) as placement:
+        yield placement
+
+
+@contextmanager
+def _tracking(recipe: SftRecipe, folder: RunFolder) -> Iterator[Tracker]:
+    """The run's record, closed with how the run ended."""
+    tracker = Tracker.start(recipe, folder.path, resume_run_id=saved_run_id(folder.path))
+    status: Status = "failed"
+    try:
+        yield tracker
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        status = "killed"
+        raise
+    finally:
+        best = folder.checkpoints / "best" / "model"
+        tracker.finish(status, checkpoint=best if best.exists() else None)
+
+
+def _summary(run: SftRun) -> SftSummary:
+    def shown(step: int) -> dict[str, float]:
+        metrics = run.evaluations[step]
+        return {name: value for name, value in metrics.items() if name == LOSS or name.endswith("/accuracy")}
+
+    return SftSummary(
+        run_dir=str(run.folder.path),
+        steps=run.step,
+        first=shown(min(run.evaluations)),
+        last=shown(max(run.evaluations)),
+        best=shown(run.best_step),
+        best_step=run.best_step,
+        checkpoint=str(run.folder.checkpoints / "best" / "model"),
+    )

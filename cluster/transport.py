@@ -1,0 +1,67 @@
+"""How new weights get from the learner to the rollout workers: an interface with a version number.
+
+    published = transport.publish(version)              learner -> one object, as integer views by parameter name
+    transport.send(handle, published, timeout_s=...)    a worker copies it into its model
+
+The default keeps the object in Ray's store. Rank 0's process writes it once, each node fetches it once, and each worker
+copies it at once and keeps no view. It belongs to the driver, not to the rank that wrote it, so readers do not lose it
+with the learner. At most two versions exist: the newest, and the one before for workers that are still copying it.
+In `local` mode the same code hands over the arrays themselves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cluster.calls import Future, Handle
+
+MAX_VERSIONS = 2
+
+
+@dataclass(frozen=True)
+class Published:
+    """One version of the weights."""
+
+    version: int
+    reference: Any
+    """What `send` hands over: a reference, never the arrays."""
+
+
+class WeightSource(Protocol):
+    """Who has the newest weights."""
+
+    def keep_weights(self) -> Any:
+        """Gathers the trained weights and returns a reference to them."""
+
+
+class WeightTransport(Protocol):
+    """A way for weights to travel."""
+
+    def publish(self, version: int) -> Published:
+        """Makes the learner's present weights available as `version`."""
+
+    def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
+        """Has one worker take them; the value is the number of bytes."""
+
+
+class ObjectStoreTransport:
+    """One object a version, pulled by the workers."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self._source = source
+        self._versions: deque[Published] = deque(maxlen=MAX_VERSIONS)
+
+    def publish(self, version: int) -> Published:
+        """Publishes the next version; the oldest one is let go."""
+        if self._versions and version <= self._versions[-1].version:
+            raise ValueError(f"weights version {version} must be above {self._versions[-1].version}, the newest one")
+        if len(self._versions) == MAX_VERSIONS:
+            self._versions.popleft()
+        self._versions.append(Published(version, self._source.keep_weights()))
+        return self._versions[-1]
+
+    def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
+        """Starts `load_weights` on a worker."""
+        return handle.call("load_weights", published.reference, published.version, timeout_s=timeout_s)

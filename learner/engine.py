@@ -1,0 +1,283 @@
+"""DeepSpeed around one Denoiser: ZeRO 0 to 3, one or more ranks, float32 or bfloat16, full weights or LoRA.
+
+An update is any number of passes followed by one `step`:
+
+    engine.evaluate(compute)   a pass without gradients       engine.backward(compute)   a micro-batch with gradients
+    engine.align()             between the two kinds          engine.step()              reduce, clip, AdamW
+
+Losses are divided by global counts before they come here, so gradients are to be *summed* over ranks; DeepSpeed
+averages them, hence the factor `world_size` in `backward`. bfloat16 has float32 master weights and adds gradients up in
+float32.
+
+Why passes are callables: ZeRO-3 fetches weights in hooks that start with the root module's forward, so every pass has
+to go through it. Why ranks are aligned: ZeRO-2 reduces in each backward pass and ZeRO-3 gathers in each forward pass,
+so a rank with fewer micro-batches makes up the difference with passes over one token whose loss is multiplied by 0. To
+know when, each rank announces what it does next before every pass, which costs one small collective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from peft.helpers import rescale_adapter_scale
+from torch import nn
+
+from learner.config import LearnerConfig
+from learner.optimizer import ClippedAdamW, adamw, learning_rate
+from learner.weights import as_arrays, gather, trained_parameters
+from models import Denoiser, save, token_logprobs
+
+T = TypeVar("T")
+_TAG = "state"
+
+
+def prepare_process(*, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    """Sets what DeepSpeed and torch.distributed read from the environment; call it before building an engine."""
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",  # each rank is an actor that sees its own devices only
+        MASTER_ADDR=master_addr,
+        MASTER_PORT=str(master_port),
+        DS_ACCELERATOR="cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+class _Next(enum.IntEnum):
+    """What a rank announces."""
+
+    ALIGN = 0
+    EVALUATE = 1
+    BACKWARD = 2
+
+
+class _Root(nn.Module):
+    """The module that DeepSpeed wraps; its forward runs any computation on the denoiser."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, compute: Callable[[], T]) -> T:
+        """The computation's own result."""
+        return compute()
+
+
+class LearnerEngine:
+    """Trains a Denoiser in place; every rank of the group builds one and calls the collective methods together.
+
+    `reference`: frozen starting weights for a divergence term. With LoRA they are the base weights and cost nothing.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        config: LearnerConfig,
+        *,
+        total_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        reference: Denoiser | None = None,
+    ) -> None:
+        self.denoiser = denoiser
+        self.rank = rank
+        self.world_size = world_size
+        self.num_updates = 0
+        self._config = config
+        self._total_steps = total_steps
+        self._reference = None if reference is None else reference.eval().requires_grad_(False)
+        self._has_gradients = False
+        self._device = denoiser.device
+        if config.engine.zero_stage == 0 and config.engine.dtype == "bfloat16":
+            raise ValueError(
+                "learner.engine.dtype bfloat16 needs float32 master weights, which zero_stage 0 does not keep; "
+                "set zero_stage to 1, or dtype to float32"
+            )
+        if config.engine.activation_checkpointing:
+            denoiser.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        denoiser.train()
+        self._optimizer = adamw(denoiser, config.optimizer, clips=config.engine.zero_stage == 0)
+        self._engine = self._wrap(_Root(denoiser))
+
+    # ---- passes
+
+    def evaluate(self, compute: Callable[[], T]) -> T:
+        """Runs one pass without gradients and returns its result."""
+        self._announce(_Next.EVALUATE)
+        return self._evaluate(compute)
+
+    def backward(self, compute: Callable[[], torch.Tensor]) -> float:
+        """Runs one micro-batch forward and backward and accumulates its gradients; returns the loss."""
+        self._announce(_Next.BACKWARD)
+        return self._backward(compute)
+
+    def align(self) -> None:
+        """Joins in the passes that other ranks still make; between a phase of `evaluate` and one of `backward`."""
+        while (others := self._announce(_Next.ALIGN)) is not _Next.ALIGN:
+            (self._evaluate if others is _Next.EVALUATE else self._backward)(self._empty_loss)
+
+    def step(self) -> dict[str, float]:
+        """One optimizer update from the accumulated gradients; the norm is that before clipping."""
+        if not self._has_gradients:
+            self.backward(self._empty_loss)
+        self.align()
+        rate = learning_rate(self._config.optimizer, step=self.num_updates, total_steps=self._total_steps)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        self._has_gradients = False
+        self.num_updates += 1
+        clipped = self._optimizer if isinstance(self._optimizer, ClippedAdamW) else None
+        norm = clipped.grad_norm if clipped else self._engine.get_global_grad_norm()
+        return {"grad_norm": float(norm), "lr": rate}
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Denoiser]:
+        """The frozen starting weights: the second model, or with LoRA the base with its adapters scaled to 0."""
+        if self._reference is not None:
+            yield self._reference
+        elif any(not parameter.requires_grad for parameter in self.denoiser.parameters()):
+            with rescale_adapter_scale(self.denoiser.backbone, 0.0):
+                yield self.denoiser
+        else:
+            raise ValueError("no reference weights: build LearnerEngine with reference=, or train a LoRA adapter")
+
+    # ---- ranks
+
+    def sum_over_ranks(self, values: dict[str, float]) -> dict[str, float]:
+        """Sums of values with the same keys on every rank."""
+        return self._reduce(values, torch.distributed.ReduceOp.SUM)
+
+    def max_over_ranks(self, values: dict[str, float]) -> dict[str, float]:
+        """Greatest of values with the same keys on every rank."""
+        return self._reduce(values, torch.distributed.ReduceOp.MAX)
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    # ---- state
+
+    def describe(self) -> dict[str, Any]:
+        """What was built, and how far it is."""
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.denoiser.parameters()]
+        return {
+            "num_parameters": sum(size for size, _ in sizes),
+            "num_trained_parameters": sum(size for size, is_trained in sizes if is_trained),
+            "world_size": self.world_size,
+            "zero_stage": self._config.engine.zero_stage,
+            "dtype": self._config.engine.dtype,
+            "num_updates": self.num_updates,
+        }
+
+    def weights(self) -> tuple[dict[str, np.ndarray], ...] | None:
+        """Trained weights by backbone name in buckets, as `learner.weights` lays them out; None but on rank 0."""
+        buckets = [as_arrays(bucket) for bucket in self._gather()]
+        return tuple(buckets) if self.rank == 0 else None
+
+    def save_model(self, folder: Path) -> None:
+        """The model in the published layout (a LoRA run: the adapter), written by rank 0."""
+        weights = {name: tensor for bucket in self._gather() for name, tensor in bucket.items()}
+        if self.rank == 0:
+            save(self.denoiser, folder, weights=weights)
+
+    def save_state(self, folder: Path) -> None:
+        """DeepSpeed's own state: weights as trained, master weights, optimizer; frozen weights are left out."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_TAG, client_state={"num_updates": self.num_updates}, exclude_frozen_parameters=True
+        )
+
+    def load_state(self, folder: Path) -> None:
+        """Restores what `save_state` wrote on the same number of ranks."""
+        path, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+        if path is None:
+            raise ValueError(f"{folder} holds no optimizer state; it needs the files that save_state wrote")
+        self.num_updates = client_state["num_updates"]
+
+    # ---- inside
+
+    def _wrap(self, root: _Root) -> Any:
+        """DeepSpeed's engine. Its import and construction print to the terminal, which belongs to the command line."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            import deepspeed
+
+            # A kernel for tensor-parallel inference on CPUs; DeepSpeed would compile it first, for about a minute.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            deepspeed.init_distributed(
+                dist_backend="nccl" if self._device.type == "cuda" else "gloo",
+                timeout=datetime.timedelta(seconds=self._config.engine.timeout_s),
+                verbose=False,
+            )
+            engine, *_ = deepspeed.initialize(
+                model=root, optimizer=self._optimizer, config=deepspeed_config(self._config)
+            )
+        return engine
+
+    def _announce(self, what: _Next) -> _Next:
+        """Tells the other ranks what this one does next; returns what the furthest behind of them does."""
+        if self._config.engine.zero_stage < 2 or self.world_size == 1:
+            return what
+        return _Next(int(self.max_over_ranks({"next": float(what)})["next"]))
+
+    def _evaluate(self, compute: Callable[[], T]) -> T:
+        results: list[T] = []
+
+        def run() -> None:  # ZeRO-3 looks for tensors in what the root module returns, and knows few types
+            results.append(compute())
+
+        with torch.no_grad():
+            self._engine(run)
+        return results[0]
+
+    def _backward(self, compute: Callable[[], torch.Tensor]) -> float:
+        self._has_gradients = True
+        loss = self._engine(compute)
+        self._engine.backward(loss * self.world_size)
+        return float(loss.detach())
+
+    def _gather(self) -> Iterator[dict[str, torch.Tensor]]:
+        return gather(
+            trained_parameters(self.denoiser), partitioned=self._config.engine.zero_stage == 3, keep=self.rank == 0
+        )
+
+    def _empty_loss(self) -> torch.Tensor:
+        """0, through the same modules in the same order as a micro-batch."""
+        token_M = torch.full((1,), self.denoiser.eos_token_id, device=self._device)
+        place_M = torch.zeros_like(token_M)
+        hidden_BND = self.denoiser.hidden(token_M[None])
+        logprob_M, _ = token_logprobs(self.denoiser, self.denoiser.aligned(hidden_BND, place_M, place_M), token_M)
+        return 0.0 * logprob_M.sum()
+
+    def _reduce(self, values: dict[str, float], operation: Any) -> dict[str, float]:
+        if self.world_size == 1:
+            return dict(values)
+        reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(reduced, op=operation)
+        return dict(zip(values, reduced.tolist(), strict=True))
+
+
+def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed's settings; `managed_gradient_accumulation: False` lets every `step` be an update."""
+    is_bfloat16 = config.engine.dtype == "bfloat16"
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        # Without ZeRO, DeepSpeed would clip but not tell the norm; there the optimizer does both.
+        "gradient_clipping": config.optimizer.max_grad_norm if config.engine.zero_stage else 0.0,
+        "bf16": {"enabled": is_bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }

@@ -1,0 +1,194 @@
+"""One rank of the learner: a plain class that an actor wraps, or that a single process calls directly.
+
+The constructor is cheap; `start` loads the model and joins the group. Every method marked collective has to be called
+on all ranks of the group at about the same time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from learner import checkpoint
+from learner.config import LearnerConfig
+from learner.records import BatchStats, Sample
+from models.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from learner.engine import LearnerEngine
+    from learner.sft import SftCanvas
+    from models import Denoiser
+
+NEW_TINY = "new-tiny"
+"""`model.path` of the built-in model's architecture with random weights."""
+
+
+class LearnerRank:
+    """Holds one rank's share of the model and its optimizer."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        learner: LearnerConfig,
+        *,
+        rank: int,
+        world_size: int,
+        total_steps: int,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._learner = learner
+        self._rank = rank
+        self._world_size = world_size
+        self._total_steps = total_steps
+        self._seed = seed
+        self._started: LearnerEngine | None = None
+
+    def address(self) -> str:
+        """Address under which the other ranks reach this one."""
+        return node_address()
+
+    def free_port(self) -> int:
+        """A port that is free on this rank's node now; ask late."""
+        return free_port()
+
+    def start(self, master_addr: str, master_port: int) -> dict[str, Any]:
+        """Loads the model and builds DeepSpeed around it (collective)."""
+        import torch
+
+        from learner.engine import LearnerEngine, prepare_process
+
+        torch.set_num_threads(self._learner.engine.threads_per_rank)
+        prepare_process(rank=self._rank, world_size=self._world_size, master_addr=master_addr, master_port=master_port)
+        torch.manual_seed(self._seed)
+        denoiser = self._load_model()
+        trains_lora = self._model.lora is not None
+        needs_reference = self._learner.objective.kl_coef > 0 and not trains_lora
+        self._started = LearnerEngine(
+            denoiser,
+            self._learner,
+            total_steps=self._total_steps,
+            rank=self._rank,
+            world_size=self._world_size,
+            reference=self._load_model() if needs_reference else None,
+        )
+        return self._started.describe()
+
+    def update(self, samples: Sequence[Sample], stats: BatchStats) -> dict[str, float]:
+        """One policy update from this rank's share of the samples (collective)."""
+        from learner.update import policy_update
+
+        return policy_update(
+            self._engine,
+            samples,
+            stats,
+            self._learner.objective,
+            micro_batch_tokens=self._learner.engine.micro_batch_tokens,
+        )
+
+    def sft_step(self, canvases: Sequence[SftCanvas], num_examples: int) -> dict[str, float]:
+        """One supervised update from this rank's share of the canvases of `num_examples` examples (collective)."""
+        engine = self._engine
+        losses = [engine.backward(compute) for compute in self._sft_passes(canvases, num_examples)]
+        taken = engine.step()
+        return {**engine.sum_over_ranks({"loss": sum(losses)}), **taken}
+
+    def sft_evaluate(self, canvases: Sequence[SftCanvas], num_examples: int) -> dict[str, float]:
+        """The supervised loss without an update (collective)."""
+        engine = self._engine
+        engine.denoiser.eval()
+        losses = [float(engine.evaluate(compute)) for compute in self._sft_passes(canvases, num_examples)]
+        engine.align()
+        engine.denoiser.train()
+        return engine.sum_over_ranks({"loss": sum(losses)})
+
+    def _sft_passes(self, canvases: Sequence[SftCanvas], num_examples: int) -> list[Callable[[], torch.Tensor]]:
+        """The loss of each micro-batch."""
+        from learner.sft import micro_batches, sft_loss
+
+        def pass_of(group: Sequence[SftCanvas]) -> Callable[[], torch.Tensor]:
+            return lambda: sft_loss(self._engine.denoiser, group) / num_examples
+
+        return [pass_of(group) for group in micro_batches(canvases, self._learner.engine.micro_batch_tokens)]
+
+    def weights(self) -> tuple[dict[str, np.ndarray], ...] | None:
+        """Trained weights on rank 0, as `learner.weights` lays them out; None on the others (collective)."""
+        return self._engine.weights()
+
+    def save(self, path: str, state: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint with the run's counters; it has its final name when this returns (collective)."""
+        folder, engine = Path(path), self._engine
+        if self._rank == 0:
+            checkpoint.start(folder)
+        engine.barrier()
+        partial = checkpoint.partial_folder(folder)
+        engine.save_state(partial / "optimizer")
+        engine.save_model(partial / "model")
+        engine.barrier()
+        if self._rank == 0:
+            checkpoint.finish(folder, {**(state or {}), **engine.describe()})
+        engine.barrier()
+
+    def load(self, path: str) -> dict[str, Any]:
+        """Restores a checkpoint of the same number of ranks; returns the run's counters (collective)."""
+        state = checkpoint.read_state(Path(path))
+        engine = self._engine
+        for name in ("world_size", "zero_stage", "dtype"):
+            here = engine.describe()[name]
+            if state[name] != here:
+                raise checkpoint.CheckpointError(
+                    f"{path} was saved with {name} = {state[name]}, this run has {here}: "
+                    "resume with the same learner.engine settings, or start a new run from its model/ folder"
+                )
+        engine.load_state(Path(path) / "optimizer")
+        return state
+
+    @property
+    def _engine(self) -> LearnerEngine:
+        if self._started is None:
+            raise RuntimeError("call start() before anything else of a LearnerRank")
+        return self._started
+
+    def _load_model(self) -> Denoiser:
+        return load_model(self._model, dtype=self._learner.engine.dtype, seed=self._seed)
+
+
+def node_address() -> str:
+    """Address of this node on its default route; loopback where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # sends nothing: a datagram socket only looks up the route
+        except OSError:
+            return "127.0.0.1"
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def free_port() -> int:
+    """A port of this node that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def load_model(model: ModelConfig, *, dtype: str, seed: int) -> Denoiser:
+    """The model that a recipe names, with its adapter if it trains one."""
+    import torch
+
+    import models
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if model.path == NEW_TINY:
+        denoiser = models.create_tiny(seed).to(device=device, dtype=getattr(torch, dtype))
+    else:
+        denoiser = models.load(model.path, dtype=getattr(torch, dtype), device=device)
+    if model.lora is not None:
+        models.apply_lora(denoiser, model.lora, seed=seed)
+    return denoiser

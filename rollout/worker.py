@@ -1,0 +1,146 @@
+"""A rollout worker: holds a model, answers prompts with it, and takes new weights by version.
+
+A plain class; a pool wraps it in an actor. The constructor costs nothing, `load` does the heavy part and may be
+repeated. An answer depends on the run's seed, the prompt's id and the number of the sample, never on which worker
+makes it or what it works on beside. After `load` the version is 0, that of the published checkpoint; before,
+`NOT_LOADED`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.config import ModelConfig
+from rollout.config import DecodingConfig, RolloutConfig
+from rollout.records import Prompt, Trajectory
+from rollout.request import Request, sequence_seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from models import Denoiser
+
+NOT_LOADED = -1
+Named = Mapping[str, np.ndarray]
+"""Weights by the backbone's parameter names; bfloat16 travels as uint16, because numpy has no such type."""
+
+
+class RolloutWorker:
+    """Answers prompts with one model."""
+
+    def __init__(self, model: ModelConfig, rollout: RolloutConfig) -> None:
+        self._model = model
+        self._rollout = rollout
+        self._denoiser: Denoiser | None = None
+        self._version = NOT_LOADED
+
+    def load(self) -> None:
+        """Reads the checkpoint and puts it on the device."""
+        import torch
+
+        import models
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.set_num_threads(self._rollout.threads_per_worker)
+        self._version = NOT_LOADED
+        denoiser = models.load(self._model.path, dtype=getattr(torch, self._model.dtype), device=device)
+        if self._model.lora is not None:
+            models.apply_lora(denoiser, self._model.lora)
+        self._denoiser = denoiser.eval().requires_grad_(False)
+        self._version = 0
+
+    def load_weights(self, named: Named | Sequence[Named], version: int) -> int:
+        """Copies weights into the model, at once and completely; returns their size in bytes.
+
+        `named` may come in several parts. Nothing of it is kept: arrays from an object store share their memory with
+        every other reader.
+        """
+        import models
+
+        parts = [named] if isinstance(named, Mapping) else named
+        arrays = {name: array for part in parts for name, array in part.items()}
+        models.load_named(self._loaded, {name: _tensor(array) for name, array in arrays.items()})
+        self._version = version
+        return sum(array.nbytes for array in arrays.values())
+
+    def version(self) -> int:
+        """Version of the weights that the next answer will be made with."""
+        return self._version
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, num_samples: int, seed: int, decoding: DecodingConfig
+    ) -> list[list[Trajectory]]:
+        """Answers of each prompt, in the order of the prompts and with their text."""
+        import models
+        import samplers
+        from rollout.engine import Engine
+
+        denoiser = self._loaded
+        engine = Engine(
+            denoiser,
+            samplers.build(decoding.sampler.name, **decoding.sampler.options),
+            block_length=decoding.block_length,
+            cache=self._rollout.cache,
+            max_batch_tokens=self._rollout.max_batch_tokens,
+        )
+        engine.weights_version = self._version
+        requests = [
+            request
+            for prompt in prompts
+            for request in _requests(
+                prompt,
+                models.encode_prompt(denoiser, prompt.text, prompt.messages),
+                num_samples=num_samples,
+                seed=seed,
+                decoding=decoding,
+            )
+        ]
+        answers = [_with_text(trajectory, denoiser) for trajectory in engine.run(requests)]
+        return [answers[start : start + num_samples] for start in range(0, len(answers), num_samples)]
+
+    @property
+    def _loaded(self) -> Denoiser:
+        if self._denoiser is None:
+            raise RuntimeError("call load() before anything else of a RolloutWorker")
+        return self._denoiser
+
+
+def _requests(
+    prompt: Prompt, tokens: Sequence[int], *, num_samples: int, seed: int, decoding: DecodingConfig
+) -> list[Request]:
+    return [
+        Request(
+            prompt_tokens=tokens,
+            max_new_tokens=decoding.max_new_tokens,
+            seed=sequence_seed(seed, prompt.id, sample_index),
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            steps=decoding.steps,
+            prompt_id=prompt.id,
+            sample_index=sample_index,
+        )
+        for sample_index in range(num_samples)
+    ]
+
+
+def _with_text(trajectory: Trajectory, denoiser: Denoiser) -> Trajectory:
+    import models
+
+    answer = trajectory.tokens[: trajectory.answer_length]
+    return replace(trajectory, text=models.decode_answer(denoiser, answer.tolist()))
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the array's memory, for reading."""
+    import torch
+
+    with warnings.catch_warnings():
+        # Arrays out of the object store are read-only, which torch cannot express; the tensor is only copied from.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

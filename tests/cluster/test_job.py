@@ -1,0 +1,105 @@
+"""The same run as a submitted job, on a Ray head started as a person would start it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.ray_start import ray_session
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+START_S = 180
+
+
+def fresh_environment(home):
+    """This process's, without a Ray it may be connected to, in a home where nothing was ever started."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"HOME": str(home), "PATH": f"{BIN}:{kept['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def python(code, environment, timeout_s):
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, cwd=REPOSITORY, timeout=timeout_s, check=False, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def head(tmp_path):
+    """Dashboard address of a Ray head, ended with the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = fresh_environment(home)
+    # What a person may have done before: a local run, which must leave nothing that protects later clusters.
+    python(
+        f"from {ray_session.__module__} import *\nwith ray_session(ClusterConfig(num_cpus=1)): pass",
+        environment,
+        START_S,
+    )
+    assert not (home / ".ray").exists()
+    port = free_port()
+    ports = ["--port", str(free_port()), "--dashboard-port", str(port)]
+    process = subprocess.Popen(
+        [BIN / "ray", "start", "--head", "--block", "--num-cpus", "4", "--disable-usage-stats", *ports],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"http://127.0.0.1:{port}", environment
+    process.terminate()
+    process.wait(timeout=60)
+
+
+def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(head, tmp_path, small_model):
+    address, environment = head
+    recipe = {
+        "name": "job",
+        "runs_dir": str(tmp_path / "runs"),
+        "steps": 1,
+        "prompts_per_step": 2,
+        "model": {"path": str(small_model)},
+        "tasks": [{"name": "arithmetic"}],
+        "eval": {"limit": 4, "max_new_tokens": 2},
+        "rollout": {"max_new_tokens": 2, "num_samples": 2, "cpus_per_worker": 0.5},
+        "learner": {"engine": {"cpus_per_rank": 0.5, "micro_batch_tokens": 512}},
+        "cluster": {"address": "local", "num_cpus": 64},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    wait_for_head = f"""
+import time
+from ray.job_submission import JobSubmissionClient
+for _ in range({START_S}):
+    try:
+        JobSubmissionClient({address!r})
+        break
+    except ConnectionError:
+        time.sleep(1)
+"""
+    python(wait_for_head, environment, 2 * START_S)
+    entry = f"from cluster.cli import main; main(['train', {str(tmp_path / 'recipe.yaml')!r}])"
+    done = subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-c", entry],
+        env=environment,
+        cwd=REPOSITORY,
+        timeout=3 * START_S,
+        check=False,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "job" / "checkpoints" / "step_000001" / "model" / "config.json").exists()

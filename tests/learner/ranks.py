@@ -1,0 +1,96 @@
+"""The same updates on any number of ranks; `python -m tests.learner.ranks RANK WORLD_SIZE PORT MODEL FOLDER` is one."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import rollout
+import samplers
+from learner import BatchStats, Sample, balance
+from learner.config import EngineConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
+from learner.sft import make_example, mask_examples
+from learner.worker import LearnerRank
+from models.config import LoraConfig, ModelConfig
+from tests.learner.small_models import small_denoiser
+
+LORA = LoraConfig(rank=2, alpha=4.0, target_modules=("q_proj", "down_proj"))
+CASES = {
+    "zero1": ({"zero_stage": 1}, None),
+    "zero2": ({"zero_stage": 2}, None),
+    "zero3": ({"zero_stage": 3}, None),
+    "zero3 lora": ({"zero_stage": 3}, LORA),
+}
+ADVANTAGES = (0.5, -1.0, 0.0, 1.5, -0.25, 1.0)
+
+
+def config(**engine):
+    """Few tokens a micro-batch, so that there are several; an eps that keeps Adam from amplifying rounding."""
+    return LearnerConfig(
+        objective=ObjectiveConfig(kl_coef=0.1),
+        optimizer=OptimizerConfig(lr=1e-2, eps=1e-3, max_grad_norm=0.5),
+        engine=EngineConfig(micro_batch_tokens=40, **engine),
+    )
+
+
+def canvases():
+    """Five prompts of different lengths, answers of six slots."""
+    examples = [
+        make_example([5] * (i + 1), [4 + i, 6, 7][: i % 3 + 1], max_new_tokens=6, eos_token_id=0) for i in range(5)
+    ]
+    return mask_examples(examples, t_min=0.3, seed=3, step=0)
+
+
+def samples():
+    """Six answers to two prompts by the untrained model."""
+    engine = rollout.Engine(small_denoiser("llada"), samplers.build("random"))
+    answers = engine.generate([[5], [6, 7, 8, 9]], num_samples=3, max_new_tokens=6, temperature=1.0, seed=0)
+    return [Sample(answer, advantage) for answer, advantage in zip(answers, ADVANTAGES, strict=True)]
+
+
+class Ranks:
+    """One rank of a case, and what it does."""
+
+    def __init__(self, rank, world_size, port, model, case):
+        engine, lora = CASES[case]
+        model = ModelConfig(path=str(model), lora=lora)
+        self.rank, self.world_size = rank, world_size
+        self.worker = LearnerRank(model, config(**engine), rank=rank, world_size=world_size, total_steps=10, seed=0)
+        self.worker.start("127.0.0.1", port)
+
+    def supervised(self):
+        """An update of which the last rank of two has one example of five."""
+        batch = canvases()
+        share = batch if self.world_size == 1 else (batch[:4], batch[4:])[self.rank]
+        return self.worker.sft_step(share, len(batch))
+
+    def policy(self):
+        """An update with a divergence term."""
+        graded = samples()
+        share = balance(graded, self.world_size, keep_zero_advantage=True)[self.rank]
+        return self.worker.update(share, BatchStats.of(graded))
+
+    def weights(self):
+        return {name: np.array(array) for bucket in self.worker.weights() or () for name, array in bucket.items()}
+
+
+def results(rank, world_size, port, model, case, folder):
+    """Metrics of two updates, weights after them (on rank 0), and whether a restored rank takes the same third."""
+    ranks = Ranks(rank, world_size, port, model, case)
+    metrics = ranks.supervised(), ranks.policy()
+    weights = ranks.weights()
+    ranks.worker.save(str(Path(folder) / case))
+    third = ranks.supervised()
+    restored = Ranks(rank, world_size, port, model, case)
+    restored.worker.load(str(Path(folder) / case))
+    return {"metrics": metrics, "weights": weights, "restored": restored.supervised() == third}
+
+
+def main(rank, world_size, port, model, folder):
+    found = {case: results(rank, world_size, port, model, case, folder) for case in CASES}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

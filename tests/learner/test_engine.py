@@ -1,0 +1,230 @@
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import deepspeed
+import numpy as np
+import pytest
+import torch
+
+import models
+from learner.engine import LearnerEngine, prepare_process
+from learner.sft import micro_batches, sft_loss
+from learner.worker import free_port
+from tests.learner.ranks import CASES, LORA, canvases, config, results
+from tests.learner.small_models import small_denoiser
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(port):
+    prepare_process(rank=0, world_size=1, master_addr="127.0.0.1", master_port=port)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of the model that all ranks start from."""
+    folder = tmp_path_factory.mktemp("model")
+    models.save(small_denoiser("llada"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory, model):
+    """Results of both of two processes, all cases in one launch."""
+    folder, port = tmp_path_factory.mktemp("ranks"), str(free_port())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.learner.ranks", str(rank), "2", port, str(model), str(folder)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def port():
+    return free_port()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_rank(case, of_two_ranks, model, port, tmp_path):
+    expected = results(0, 1, port, model, case, tmp_path)
+    first, second = (of_rank[case] for of_rank in of_two_ranks)
+    for one, two in zip(expected["metrics"], first["metrics"], strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    assert second["metrics"] == first["metrics"]
+    assert first["weights"].keys() == expected["weights"].keys()
+    for name, value in expected["weights"].items():
+        np.testing.assert_allclose(first["weights"][name], value, atol=1e-6, rtol=0, err_msg=name)
+    assert first["restored"]
+    assert second["restored"]
+    assert expected["restored"]
+
+
+def build(learner, *, lora=False):
+    """One rank's engine around a small model, with reference weights unless it trains adapters."""
+    dtype = getattr(torch, learner.engine.dtype)
+    denoiser, reference = small_denoiser("llada").to(dtype), None
+    if lora:
+        models.apply_lora(denoiser, LORA)
+    else:
+        reference = small_denoiser("llada").to(dtype)
+    return LearnerEngine(denoiser, learner, total_steps=10, reference=reference)
+
+
+def sft_update(engine, share, num_examples):
+    for group in micro_batches(share, 40):
+        engine.backward(lambda group=group: sft_loss(engine.denoiser, group) / num_examples)
+    return engine.step()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_an_update_takes_the_gradient_of_the_whole_batch_once(stage):
+    engine = build(config(zero_stage=stage))
+    batch = canvases()
+    plain = small_denoiser("llada")
+    whole = sft_loss(plain, batch) / len(batch)
+    whole.backward()
+    norm = torch.cat([p.grad.flatten() for p in plain.parameters()]).norm()
+    losses = [engine.backward(lambda g=g: sft_loss(engine.denoiser, g) / len(batch)) for g in micro_batches(batch, 40)]
+    assert len(losses) > 1
+    assert sum(losses) == pytest.approx(whole.item(), rel=1e-5)
+    assert engine.step()["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert sft_update(engine, batch, len(batch))["grad_norm"] != pytest.approx(float(norm), rel=1e-3)
+
+
+def test_activation_checkpointing_gives_the_same_gradient():
+    updates = [
+        sft_update(build(config(zero_stage=1, activation_checkpointing=on)), canvases(), 5) for on in (False, True)
+    ]
+    assert updates[0]["grad_norm"] == pytest.approx(updates[1]["grad_norm"], rel=1e-6)
+
+
+def test_activation_checkpointing_keeps_less_for_the_backward_pass():
+    kept = []
+    for on in (False, True):
+        engine, sizes = build(config(zero_stage=1, activation_checkpointing=on)), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
+            engine.backward(lambda engine=engine: sft_loss(engine.denoiser, canvases()))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_lowers_the_loss_and_ships_its_bits(stage):
+    engine = build(config(zero_stage=stage, dtype="bfloat16"))
+    loss = partial(sft_loss, engine.denoiser, canvases())
+    before = float(engine.evaluate(loss))
+    for _ in range(8):
+        assert sft_update(engine, canvases(), 5)["grad_norm"] > 0
+    assert float(engine.evaluate(loss)) < before
+    ((name, array), *_) = engine.weights()[0].items()
+    assert array.dtype == np.uint16
+    bits = torch.from_numpy(array).view(torch.bfloat16)
+    parameter = dict(engine.denoiser.backbone.named_parameters())[name]
+    with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
+        assert torch.equal(bits, parameter.detach())
+
+
+def test_bfloat16_without_master_weights_is_refused():
+    with pytest.raises(ValueError, match="zero_stage to 1"):
+        build(config(zero_stage=0, dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_lora_trains_and_ships_the_adapters_only(stage):
+    engine = build(config(zero_stage=stage), lora=True)
+    start = {name: value.detach().clone() for name, value in small_denoiser("llada").backbone.named_parameters()}
+    for _ in range(2):
+        sft_update(engine, canvases(), 5)
+    assert engine.describe()["num_trained_parameters"] < engine.describe()["num_parameters"] / 2
+    (bucket,) = engine.weights()
+    assert bucket
+    assert all(".lora_" in name and np.abs(array).max() > 0 for name, array in bucket.items())
+    with deepspeed.zero.GatheredParameters(list(engine.denoiser.parameters()), enabled=stage == 3):
+        for name, value in engine.denoiser.backbone.named_parameters():
+            if ".lora_" not in name:
+                assert torch.equal(value, start[name.replace(".base_layer", "")])
+
+
+def test_reference_of_a_lora_run_is_the_base_model():
+    engine = build(config(zero_stage=1), lora=True)
+    loss = partial(sft_loss, engine.denoiser, canvases())
+    before = float(engine.evaluate(loss))
+    sft_update(engine, canvases(), 5)
+    assert float(engine.evaluate(loss)) != before
+    with engine.reference() as frozen:
+        assert float(engine.evaluate(partial(sft_loss, frozen, canvases()))) == pytest.approx(before, rel=1e-6)
+    assert float(engine.evaluate(loss)) != pytest.approx(before, rel=1e-6)
+
+
+def test_reference_stays_as_it_was_while_the_model_trains():
+    engine = build(config(zero_stage=1))
+    before = float(engine.evaluate(partial(sft_loss, engine.denoiser, canvases())))
+    sft_update(engine, canvases(), 5)
+    with engine.reference() as frozen:
+        assert float(sft_loss(frozen, canvases())) == before
+
+
+def test_full_training_without_reference_weights_says_how_to_get_them():
+    engine = LearnerEngine(small_denoiser("llada"), config(zero_stage=1), total_steps=1)
+    with pytest.raises(ValueError, match="reference="), engine.reference():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"),
+    [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32"), (1, "bfloat16"), (2, "bfloat16")],
+)
+def test_restored_engine_takes_the_same_next_step_bit_for_bit(stage, dtype, tmp_path):
+    learner = config(zero_stage=stage, dtype=dtype)
+    engine = build(learner)
+    for _ in range(2):
+        sft_update(engine, canvases(), 5)
+    engine.save_state(tmp_path)
+    expected = sft_update(engine, canvases(), 5)
+    other = build(learner)
+    other.load_state(tmp_path)
+    assert sft_update(other, canvases(), 5) == expected
+    for one, two in zip(engine.weights(), other.weights(), strict=True):
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_restored_adapters_take_the_same_next_step(tmp_path):
+    engine = build(config(zero_stage=1), lora=True)
+    sft_update(engine, canvases(), 5)
+    engine.save_state(tmp_path)
+    expected = sft_update(engine, canvases(), 5)
+    other = build(config(zero_stage=1), lora=True)
+    other.load_state(tmp_path)
+    assert sft_update(other, canvases(), 5) == expected
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_saved_model_computes_what_the_trained_one_does(stage, tmp_path):
+    engine = build(config(zero_stage=stage))
+    sft_update(engine, canvases(), 5)
+    engine.save_model(tmp_path)
+    loss = float(engine.evaluate(partial(sft_loss, engine.denoiser, canvases())))
+    with torch.no_grad():
+        assert float(sft_loss(models.load(tmp_path), canvases())) == pytest.approx(loss, rel=1e-6)
+
+
+def test_step_without_any_pass_changes_no_weight():
+    engine = build(config(zero_stage=1))
+    before = engine.weights()
+    assert engine.step()["grad_norm"] == 0
+    assert all(np.array_equal(array, engine.weights()[0][name]) for name, array in before[0].items())
