@@ -61,9 +61,13 @@ class CallFailure:
         """Whether the same call may be repeated elsewhere."""
         return self.kind != "raised"
 
+    @property
+    def headline(self) -> str:
+        """What happened, without the log."""
+        return f"{self.actor}.{self.method}: {self.kind} ({self.where}): {self.why}"
+
     def __str__(self) -> str:
-        quoted = f"\nend of its log:\n{self.log_tail}" if self.log_tail else ""
-        return f"{self.actor}.{self.method}: {self.kind} ({self.where}): {self.why}{quoted}"
+        return f"{self.headline}\nend of its log:\n{self.log_tail}" if self.log_tail else self.headline
 
 
 class ActorError(RunError):

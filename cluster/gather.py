@@ -93,7 +93,7 @@ class Gatherer:
     def _take_answers(self, number: int, outcome: Answers | CallFailure) -> None:
         visit = self._visits[number]
         if isinstance(outcome, CallFailure):
-            logger.error("prompt %s is given up: %s", visit.prompt.id, outcome)
+            logger.error("prompt %s is given up: %s", visit.prompt.id, outcome.headline)
             self._failures["prompt"] += 1
             self._end(number)
             self._buffer.fail(visit)

@@ -90,6 +90,5 @@ class GraderPool(WorkerPool[Batch, list[Score]]):
 def verdicts(batch: Batch, outcome: list[Score] | CallFailure) -> list[Score]:
     """One score for each answer of the batch."""
     if isinstance(outcome, CallFailure):
-        why = str(outcome).splitlines()[0]
-        return [Failed(f"grader_{outcome.kind}", why)] * len(batch.triples)
+        return [Failed(f"grader_{outcome.kind}", outcome.headline)] * len(batch.triples)
     return outcome

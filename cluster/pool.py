@@ -248,7 +248,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
         if member.num_restarts >= MAX_RESTARTS:
             self._give_up(member, failure)
             return
-        logger.warning("%s is started anew: %s", member.handle.name, failure)
+        logger.warning("%s is started anew: %s", member.handle.name, failure.headline)
         member.num_restarts += 1
         self.num_restarts += 1
         member.is_new = True
@@ -256,7 +256,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
         self._begin(member, self._prepare(member.handle))
 
     def _give_up(self, member: Member[Item], failure: CallFailure) -> None:
-        logger.error("%s is gone for good: %s", member.handle.name, failure)
+        logger.error("%s is gone for good: %s", member.handle.name, failure.headline)
         self._last_failure = failure
         member.is_gone = True
         member.preparation = []

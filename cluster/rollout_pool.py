@@ -124,7 +124,7 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         answers = self.finish(asks)
         for ask, outcome in zip(asks, answers, strict=True):
             if isinstance(outcome, CallFailure):
-                logger.error("prompt %s has no answer: %s", ask.prompt.id, outcome)
+                logger.error("prompt %s has no answer: %s", ask.prompt.id, outcome.headline)
         return [[] if isinstance(outcome, CallFailure) else outcome for outcome in answers]
 
     def _prepare(self, handle: Handle) -> list[Future]:

@@ -29,7 +29,8 @@ from cluster.sft_data import Examples
 from cluster.tracking import Status, Tracker, read_metrics, saved_run_id
 from learner import checkpoint
 from learner.sft import SftCanvas, mask_examples
-from learner.worker import NEW_TINY, load_model
+from learner.worker import NEW_TINY
+from models import Denoiser, create_tiny, load
 from models.config import ModelConfig
 from reward.worker import GraderWorker
 from rollout.config import DecodingConfig, RolloutConfig
@@ -97,7 +98,7 @@ def run_sft(recipe: SftRecipe, *, resume: bool = False) -> SftSummary:
             f"learner.engine.num_ranks is {recipe.learner.engine.num_ranks} with cluster.mode local, which is one "
             "process; set num_ranks to 1, or cluster.mode to ray"
         )
-    examples = Examples(recipe, load_model(recipe.model, dtype=recipe.model.dtype, seed=recipe.seed))
+    examples = Examples(recipe, _without_weights(recipe))
     folder = open_run_folder(recipe, resume=resume)
     with log_file(folder.log_dir, "driver"), ExitStack() as stack:
         run = assemble(recipe, folder, examples, checkpoint.latest(folder.checkpoints) if resume else None, stack)
@@ -203,6 +204,12 @@ def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: P
             int(row["step"]): row for row in read_metrics(folder.path) if ACCURACY in row and row["step"] <= step
         },
     )
+
+
+def _without_weights(recipe: SftRecipe) -> Denoiser:
+    """The model's tokenizer and special tokens; the weights belong to the learner."""
+    path = recipe.model.path
+    return create_tiny(recipe.seed) if path == NEW_TINY else load(path, device="meta")
 
 
 def _present_model(run: SftRun) -> Path | str:

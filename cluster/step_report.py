@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,7 @@ def report_step(run: TrainRun, gathered: Gathered, learned: dict[str, float]) ->
     metrics |= {"weights/version": float(run.step), "weights/publish_s": publish_s} | health_metrics(run)
     run.tracker.log(run.step, metrics)
     if run.step == 1 or run.step % run.recipe.tracking.samples_every == 0 or run.step == run.recipe.steps:
-        rows = [row for group in gathered.groups for row in sample_rows(group)]
-        run.tracker.samples(run.step, rows[: run.recipe.tracking.num_sample_rows])
+        run.tracker.samples(run.step, first_rows(gathered.groups, run.recipe.tracking.num_sample_rows))
     run.progress.step(run.step, metrics)
     shown = sample_rows(gathered.groups[0])[0]
     run.progress.sample(shown["prompt"], shown["answer"], shown["reward"])
@@ -57,13 +57,19 @@ def show_evaluation(run: TrainRun, result: EvalResult) -> None:
         f"{result.forwards_per_answer:.1f} forwards an answer"
     )
     answered = [group for group in result.samples if group.trajectories]
-    rows = [row for group in answered for row in sample_rows(group)]
-    run.tracker.evaluation(run.step, rows[: run.recipe.tracking.num_sample_rows])
+    run.tracker.evaluation(run.step, first_rows(answered, run.recipe.tracking.num_sample_rows))
     if answered:
         first = answered[0].trajectories[0]
         pieces = [str(run.tokenizer.decode([int(token)])) for token in first.tokens[: first.answer_length + 1]]
         reward = sample_rows(answered[0])[0]["reward"]
         run.tracker.order_picture(run.step, prompt_text(answered[0]), first, pieces, reward=reward)
+
+
+def first_rows(groups: Sequence[Group], num_rows: int) -> list[dict[str, Any]]:
+    """Table rows of many prompts rather than many answers to few: the first answer to each, then the second, ..."""
+    of_groups = [sample_rows(group) for group in groups]
+    most = max((len(rows) for rows in of_groups), default=0)
+    return [rows[place] for place in range(most) for rows in of_groups if place < len(rows)][:num_rows]
 
 
 def sample_rows(group: Group) -> list[dict[str, Any]]:

@@ -75,7 +75,8 @@ class _Root(nn.Module):
 class LearnerEngine:
     """Trains a Denoiser in place; every rank of the group builds one and calls the collective methods together.
 
-    `reference`: frozen starting weights for a divergence term. With LoRA they are the base weights and cost nothing.
+    `reference`: frozen starting weights for a divergence term, whole on every rank whatever the stage. With LoRA they
+    are the base weights and cost nothing.
     """
 
     def __init__(
@@ -193,13 +194,16 @@ class LearnerEngine:
 
     def save_state(self, folder: Path) -> None:
         """DeepSpeed's own state: weights as trained, master weights, optimizer; frozen weights are left out."""
-        self._engine.save_checkpoint(
-            str(folder), tag=_TAG, client_state={"num_updates": self.num_updates}, exclude_frozen_parameters=True
-        )
+        client_state = {"num_updates": self.num_updates}
+        with _no_prints():
+            self._engine.save_checkpoint(
+                str(folder), tag=_TAG, client_state=client_state, exclude_frozen_parameters=True
+            )
 
     def load_state(self, folder: Path) -> None:
         """Restores what `save_state` wrote on the same number of ranks."""
-        path, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+        with _no_prints():
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
         if path is None:
             raise ValueError(f"{folder} holds no optimizer state; it needs the files that save_state wrote")
         self.num_updates = client_state["num_updates"]
@@ -207,8 +211,7 @@ class LearnerEngine:
     # ---- inside
 
     def _wrap(self, root: _Root) -> Any:
-        """DeepSpeed's engine. Its import and construction print to the terminal, which belongs to the command line."""
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _no_prints():
             import deepspeed
 
             # A kernel for tensor-parallel inference on CPUs; DeepSpeed would compile it first, for about a minute.
@@ -264,6 +267,11 @@ class LearnerEngine:
         reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(reduced, op=operation)
         return dict(zip(values, reduced.tolist(), strict=True))
+
+
+def _no_prints() -> contextlib.AbstractContextManager[Any]:
+    """Silences DeepSpeed's prints, not its log: the terminal belongs to the command line."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:

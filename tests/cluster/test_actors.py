@@ -1,7 +1,6 @@
 """One way to call a worker in both modes; what goes wrong comes back as a value that says who, where and why."""
 
 import os
-import time
 
 import pytest
 
@@ -94,13 +93,11 @@ def test_local_mode_runs_in_this_process():
 def test_a_late_call_fails_in_time_while_health_still_answers(local_ray):
     handle = Launcher(mode="ray").launch(ActorSpec("counter-0", Counter))
     assert handle.call("add", 1, timeout_s=START_S).result() == 1
-    late = handle.call("nap", 60, timeout_s=1)
-    assert isinstance(handle.health(timeout_s=10), ActorInfo)
-    begin = time.monotonic()
-    ended, _ = wait([late], timeout_s=30)
+    late = handle.call("nap", 600, timeout_s=1)
+    assert isinstance(handle.health(timeout_s=START_S), ActorInfo)
+    ended, _ = wait([late], timeout_s=START_S)
     assert ended[0].outcome().kind == "timeout"
     assert ended[0].outcome().why == "no answer within 1 s"
-    assert time.monotonic() - begin < 20
     handle.kill()
 
 

@@ -8,7 +8,7 @@ from cluster.checkpointing import RunState, commit, fixed_settings, newest
 from cluster.config import TrainRecipe
 from cluster.cursor import CursorState
 from cluster.loop import with_advantages
-from cluster.step_report import sample_rows
+from cluster.step_report import first_rows, sample_rows
 from cluster.stopwatch import Stopwatch
 from learner import checkpoint
 from rollout.records import Failed, Group, Prompt, Scored
@@ -40,6 +40,11 @@ def test_sample_rows_show_a_failure_as_no_reward():
     assert [row["reward"] for row in rows] == [1.0, None]
     assert rows[1]["failure"] == "grader_timeout: late"
     assert rows[0]["prompt"] == "a?"
+
+
+def test_the_sample_table_shows_many_prompts_first():
+    rows = first_rows([group("a", 1.0, 0.0), group("b", 1.0), group("c", 0.0, 1.0)], 4)
+    assert [(row["prompt_id"], row["reward"]) for row in rows] == [("a", 1.0), ("b", 1.0), ("c", 0.0), ("a", 0.0)]
 
 
 def test_stopwatch_adds_up_stages_and_starts_anew_each_lap():
