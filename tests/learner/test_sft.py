@@ -57,7 +57,7 @@ def test_expected_loss_is_the_enumerated_bound():
 def test_weight_is_one_over_rate_and_slots():
     """One canvas with its second slot masked at t = .25: CE(b given a) = -log(.06 / .60), times 1 / (.25 * 2)."""
     canvas = SftCanvas(np.array([Toy.A]), np.array([Toy.A, Toy.B]), np.array([False, True]), 1 / (0.25 * 2))
-    assert float(sft_loss(Toy(), [canvas])) == pytest.approx(2.302585 * 2, rel=1e-5)
+    assert sft_loss(Toy(), [canvas]).item() == pytest.approx(2.302585 * 2, rel=1e-5)
 
 
 def test_masks_follow_from_seed_and_step_alone():
