@@ -1,9 +1,10 @@
 """`arithmetic`: sums, differences and products of whole numbers.
 
-A row, as in a file: `{"input": "37+485", "output": "522"}`; the prompt is `37+485=`, the answer `522`. One-digit
-terms are written with two digits and results with three (`07+09=`, `016`), so that a small character-level model finds
-each digit at a fixed place; graders read any width. Differences of generated rows are never negative. A row belongs to the test split if the hash of its content says so: one in
-`_TEST_SHARE`, the two orders of a sum or a product together, whatever the seed.
+A row, as in a file: `{"input": "37+485", "output": "522"}`; the prompt is `37+485=`, the answer `522`. One-digit terms
+are written with two digits and results with three (`07+09=`, `016`), so that a small character-level model finds each
+digit at a fixed place; graders read any width. Differences of generated rows are never negative. A row belongs to the
+test split if the hash of its content says so: one in `_TEST_SHARE`, the two orders of a sum or a product together,
+whatever the seed.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class RolloutConfig(DecodingConfig):
     cpus_per_worker: float = Field(default=1, ge=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     threads_per_worker: int = Field(default=1, ge=1)
-    """Threads of a worker's CPU arithmetic. In a synchronous run the learner rests meanwhile, so all cores may serve."""
+    """CPU threads of a worker's arithmetic; in a synchronous run the learner rests meanwhile, so all cores serve."""
     max_batch_tokens: int = Field(default=16384, ge=1)
     """Canvas tokens that one forward of a worker may hold."""
     cache: Literal["none"] = "none"
