@@ -1,8 +1,8 @@
 r"""`countdown`: reach a target with every given number used exactly once, by + - * / and parentheses.
 
-A row, as in the published file: `{"input": "30,100,93", "output": "23"}`; the prompt is `030,100,093=023:` and an answer
-`030+093-100`. Intermediate results may be fractions or negative. Numbers are written with three digits at least, so that
-a small character-level model finds each of them at a fixed place; graders read any width.
+A row, as in the published file: `{"input": "30,100,93", "output": "23"}`. The prompt is `030,100,093=023:`, an answer
+`030+093-100`. Intermediate results may be fractions or negative. Numbers are written with at least three digits, so
+that a small character-level model finds each of them at a fixed place; graders read any width.
 
 The published file has 256 rows of three numbers from 1 to 100 and a target from 1 to 100. By the simplest solution, 12
 add all three numbers, 189 subtract one, 28 subtract two, and 27 need * or / (by the two operators: `*/` 7, `*-` 7, `-/`
