@@ -296,7 +296,9 @@ def ui(
     if uri is None and not (runs_dir / "mlflow.db").is_file():
         raise ValueError(f"{runs_dir / 'mlflow.db'} is not there: train first, or give --runs-dir or --uri")
     _check_port(host, port)
-    console().print(f"MLflow page: http://{host}:{port}   (Ctrl-C ends it)")
+    # MLflow's front page opens on an empty view for chat applications; this address shows the training runs.
+    console().print(f"MLflow page: http://{host}:{port}/#/experiments/1/runs?workflowType=machine_learning")
+    console().print("Ctrl-C ends it")
     sys.stdout.flush()
     # The page takes the place of this process, so that whatever ends `unmask ui` ends it too.
     command = ui_command(uri or default_uri(runs_dir), host=host, port=port)
