@@ -64,11 +64,13 @@ class Launcher:
 
 def wait(futures: Sequence[Future], *, timeout_s: float) -> tuple[list[Future], list[Future]]:
     """Splits calls into ended (or late) and running; waits for the first to end, at most `timeout_s`."""
-    if not any(future.is_done() for future in futures):
-        remote = [future for future in futures if isinstance(future, RayFuture)]
-        until_late = min((future.remaining_s for future in remote), default=0.0)
-        if remote:
-            ray.wait([future.ref for future in remote], timeout=max(0.0, min(timeout_s, until_late)), fetch_local=False)
+    remote = [future for future in futures if isinstance(future, RayFuture)]
+    until = time.monotonic() + timeout_s
+    while remote and not any(future.is_done() for future in futures) and time.monotonic() < until:
+        # Ray may come back a little before its timeout, hence the loop and the least wait.
+        until_late = min(future.remaining_s for future in remote)
+        timeout = max(0.001, min(until - time.monotonic(), until_late))
+        ray.wait([future.ref for future in remote], timeout=timeout, fetch_local=False)
     ended = [future.is_done() for future in futures]
     return (
         [future for future, is_done in zip(futures, ended, strict=True) if is_done],
