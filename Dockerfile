@@ -1,6 +1,6 @@
-# The image for Ray nodes: the same versions on the driver and on every worker.
-# CPU by default; for GPUs build with --build-arg BASE=<a CUDA 13 runtime image with Python 3.11> and the CUDA build of
-# the same torch version (see docs/operations.md).
+# The image for Ray nodes: the same versions on the driver and on every worker. Not built in continuous integration.
+# pip takes torch's default build, which carries the CUDA libraries; a CPU-only image installs a CPU build of the same
+# version before the other requirements.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
