@@ -1,7 +1,10 @@
 """Wrong input gets one screen with the fix and exit status 2, before any actor starts."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,14 +92,25 @@ def test_task_file_with_a_broken_row(train, refused, tmp_path):
     assert f"{rows}, line 3" in refused("eval", "--task", "sudoku4", "--test-file", rows)
 
 
-def test_no_gpu_where_the_recipe_wants_two(train, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if ray.is_initialized():
-        pytest.skip("a cluster that is joined already is asked when actors are placed")
-    error = train("learner.engine.num_ranks=2", "learner.engine.gpus_per_rank=1")
-    assert "2 GPU wanted together, 0 exist" in error
-    assert "learner.engine.num_ranks" in error
+def test_no_gpu_where_the_recipe_wants_two(small_model, tmp_path):
+    # In a process of its own: other tests of this one may have started Ray, and a joined cluster is asked later.
+    settings = ["learner.engine.num_ranks=2", "learner.engine.gpus_per_rank=1", f"model.path={small_model}"]
+    settings.append(f"runs_dir={tmp_path / 'runs'}")
+    code = (
+        "import ray, atexit; from cluster.cli import main; atexit.register(lambda: print(ray.is_initialized())); main()"
+    )
+    command = [sys.executable, "-c", code, "train", str(QUICKSTART), *(p for s in settings for p in ("--set", s))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, env=environment, cwd=QUICKSTART.parents[1], check=False, text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "2 GPU wanted together, 0 exist" in done.stderr
+    assert "learner.engine.num_ranks" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
