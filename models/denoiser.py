@@ -7,7 +7,7 @@ only where it is asked for (`models.head`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.attention import canvas_mask, positions
+from models.cache import KeyValues
 from models.family import Family, ModelError
+from models.packing import Packing, Span
 from models.probe import AttentionSums, Layers, Probe, layer_set
+from models.stack import Observer, Pending, Stack
 
 
 class Denoiser(nn.Module):
@@ -41,6 +44,8 @@ class Denoiser(nn.Module):
         self.tokenizer = tokenizer
         self.source = source
         """Folder or hub id that the weights came from; what a saved adapter names as its base."""
+        self.stack = Stack(backbone)
+        """The layers over packed tokens; what rollouts and likelihoods run on."""
         self.vocab_size = int(backbone.config.vocab_size)
         self.max_length = int(config[family.window_field])
         self.block_length = family.block_length(config)
@@ -95,6 +100,37 @@ class Denoiser(nn.Module):
         )
         hidden_BND: torch.Tensor = output.last_hidden_state
         return hidden_BND
+
+    def packing(
+        self, spans: Sequence[Span], *, block_length: int | None = None, max_length: int | None = None
+    ) -> Packing:
+        """Layout of a packed forward; `block_length` overrides a block-causal checkpoint's own."""
+        length = (block_length or self.block_length) if self.family.block_causal else None
+        return Packing(spans, device=self.device, block_length=length, max_length=max_length)
+
+    def start(
+        self,
+        token_M: torch.Tensor,
+        packing: Packing,
+        *,
+        cache: KeyValues | None = None,
+        observer: Observer | None = None,
+    ) -> Pending:
+        """Begin a packed forward; `Pending.hidden` gives final hidden states where they are wanted, unshifted."""
+        return self.stack.start(token_M, packing, cache=cache, observer=observer)
+
+    def new_cache(self, num_rows: int, max_length: int) -> KeyValues:
+        """Empty keys and values of every layer for `num_rows` sequences of up to `max_length` tokens."""
+        attention: Any = self.backbone.model.layers[0].self_attn
+        return KeyValues(
+            num_layers=self.num_layers,
+            num_rows=num_rows,
+            max_length=max_length,
+            num_heads=int(self.backbone.config.num_key_value_heads),
+            head_dim=int(attention.head_dim),
+            dtype=self.backbone.lm_head.weight.dtype,
+            device=self.device,
+        )
 
     def head(self, hidden_MD: torch.Tensor) -> torch.Tensor:
         """Raw logits (M, V) in the model's dtype."""
