@@ -13,12 +13,22 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rollout.config import DecodingConfig
+from cluster.decoding_options import (
+    BatchTokens,
+    BlockLength,
+    Cache,
+    DecodingOptions,
+    Dtype,
+    MaxNewTokens,
+    Seed,
+    Steps,
+    TopP,
+    decoding_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +50,6 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, placement and memory; start nothing.")]
 Model = Annotated[str, typer.Option("--model", metavar="M", help="A model folder, a hub id, or `tiny`.")]
-SamplerOptions = Annotated[
-    list[str] | None, typer.Option("--set", metavar="sampler.X=Y", help="An option of the sampler; may be repeated.")
-]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Response slots.")]
-BlockLength = Annotated[
-    int | None, typer.Option("--block-length", min=1, help="Slots per block; the whole answer if not given.")
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps for the whole answer.")]
-TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of the token draw.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same answers.")]
-Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option("--dtype", help="Precision of the weights.")]
-BatchTokens = Annotated[int, typer.Option("--max-batch-tokens", min=1, help="Canvas tokens of one forward.")]
 TestFiles = Annotated[
     list[str] | None,
     typer.Option("--test-file", metavar="[TASK=]FILE", help="Test rows of a task from a file; may be repeated."),
@@ -131,13 +129,14 @@ def generate(  # noqa: PLR0913 - an argument an option
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE.jsonl", help="One prompt a line.")] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="Order of denoising.")] = None,
-    sampler_options: SamplerOptions = None,
+    options: DecodingOptions = None,
     num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per prompt.")] = 1,
     max_new_tokens: MaxNewTokens = None,
     block_length: BlockLength = None,
     steps: Steps = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.0,
     top_p: TopP = None,
+    cache: Cache = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
     max_batch_tokens: BatchTokens = 16384,
@@ -152,14 +151,15 @@ def generate(  # noqa: PLR0913 - an argument an option
     log_to_terminal(logging.WARNING)
     if (prompt is None) == (prompts is None):
         raise ValueError("give --prompt TEXT (once or more) or --prompts FILE.jsonl")
-    decoding = _decoding(
+    decoding = decoding_of(
         sampler=sampler,
-        options=sampler_options,
+        options=options,
         max_new_tokens=max_new_tokens,
         block_length=block_length,
         steps=steps,
         temperature=temperature,
         top_p=top_p,
+        cache=cache,
     )
     if num_samples > 1 and temperature == 0 and decoding.sampler.name != "random":
         logger.warning("at temperature 0 all samples of a prompt are the same; give --temperature 1")
@@ -177,7 +177,7 @@ def evaluate(  # noqa: PLR0913 - an argument an option
     task: Annotated[str, typer.Option("--task", metavar="T[,T]", help="Tasks, separated by commas.")],
     model: Model = "tiny",
     sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME[,NAME]", help="Samplers.")] = None,
-    sampler_options: SamplerOptions = None,
+    options: DecodingOptions = None,
     num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per row.")] = 1,
     k: Annotated[str, typer.Option("--k", metavar="1,4,16", help="Which pass@k; k up to the samples.")] = "1",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows per task; all if not given.")] = None,
@@ -189,6 +189,7 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         float | None, typer.Option("--temperature", min=0.0, help="0 for one sample, 1 for several, if not given.")
     ] = None,
     top_p: TopP = None,
+    cache: Cache = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
     max_batch_tokens: BatchTokens = 16384,
@@ -211,14 +212,15 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         max_batch_tokens=max_batch_tokens,
     )
     decodings = [
-        _decoding(
+        decoding_of(
             sampler=name,
-            options=sampler_options,
+            options=options,
             max_new_tokens=max_new_tokens,
             block_length=block_length,
             steps=steps,
             temperature=float(num_samples > 1) if temperature is None else temperature,
             top_p=top_p,
+            cache=cache,
         )
         for name in (_split(sampler) if sampler else [None])
     ]
@@ -331,26 +333,6 @@ def _show_plan(loaded: Any) -> None:
     from cluster.terminal import console
 
     show(plan(loaded), console(), source=loaded.source)
-
-
-def _decoding(*, sampler: str | None, options: list[str] | None, **settings: Any) -> DecodingConfig:
-    """Decoding settings from the options that were given; the others keep their defaults."""
-    import samplers
-    from cluster.recipe import parse_override
-    from rollout.config import DecodingConfig
-    from samplers.config import SamplerConfig
-
-    chosen: dict[str, Any] = {}
-    for text in options or []:
-        key, value = parse_override(text)
-        if not key.startswith("sampler."):
-            raise ValueError(f"--set {text}: only the sampler's options can be set here, for instance sampler.tau=0.9")
-        chosen[key.removeprefix("sampler.").removeprefix("options.")] = value
-    named = {} if sampler is None else {"name": sampler.strip()}
-    config = SamplerConfig(**named, options=chosen)
-    samplers.build(config.name, **config.options)
-    given = {name: value for name, value in settings.items() if value is not None}
-    return DecodingConfig(sampler=config, **given)
 
 
 def _denoiser(model: str, dtype: str) -> Any:

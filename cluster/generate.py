@@ -84,6 +84,7 @@ def answer(
             denoiser,
             samplers.build(name or decoding.sampler.name, **options),
             block_length=decoding.block_length,
+            cache=decoding.cache,
             max_batch_tokens=max_batch_tokens,
         )
         places = [place for place, row in enumerate(rows) if row.sampler == name]
@@ -110,6 +111,7 @@ def as_json(trajectory: Trajectory) -> dict[str, Any]:
         "seed": trajectory.seed,
         "temperature": trajectory.temperature,
         "top_p": trajectory.top_p,
+        "cache": trajectory.cache,
         "block_length": trajectory.block_length,
         "weights_version": list(trajectory.weights_version),
         "prompt_tokens": trajectory.prompt_tokens.tolist(),
@@ -176,6 +178,7 @@ def _requests(
                 seed=sequence_seed(seed if row.seed is None else row.seed, row.prompt.id, sample_index),
                 temperature=decoding.temperature,
                 top_p=decoding.top_p,
+                top_k=decoding.top_k,
                 steps=decoding.steps,
                 prompt_id=row.prompt.id,
                 sample_index=sample_index,

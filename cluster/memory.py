@@ -14,6 +14,7 @@ from typing import Any
 from cluster.config import SftRecipe, TrainRecipe
 from learner.config import EngineConfig
 from models.config import ModelConfig
+from rollout.config import RolloutConfig
 
 GIB = 2**30
 HEAD_CHUNK_BYTES = 64 * 2**20
@@ -90,6 +91,8 @@ class Shape:
     feed_forward: int
     """F, over the experts that one token visits."""
     attention: int
+    key_value: int
+    """Channels of all key heads."""
     layers: int
     vocabulary: int
 
@@ -125,6 +128,7 @@ def shape_of(config: Mapping[str, Any], model: ModelConfig) -> Shape:
         width=size.width,
         feed_forward=_feed_forward(fields),
         attention=head * fields["num_attention_heads"],
+        key_value=head * (fields.get("num_key_value_heads") or fields["num_attention_heads"]),
         layers=size.num_layers,
         vocabulary=size.vocab_size,
     )
@@ -142,7 +146,7 @@ def footprints(recipe: TrainRecipe | SftRecipe, config: Mapping[str, Any]) -> li
     found = []
     if isinstance(recipe, TrainRecipe):
         rollout = recipe.rollout
-        parts = _serving(shape, recipe.model, rollout.max_batch_tokens)
+        parts = _serving(shape, recipe.model, rollout)
         found.append(_process("rollout worker", rollout.num_workers, rollout.gpus_per_worker, parts))
     engine = recipe.learner.engine
     frozen = isinstance(recipe, TrainRecipe) and recipe.learner.objective.kl_coef > 0 and recipe.model.lora is None
@@ -159,13 +163,15 @@ def _process(who: str, count: int, num_gpus: float, parts: list[tuple[str, int]]
     return Footprint(who, count, "GPU" if num_gpus else "CPU", (*parts, overhead))
 
 
-def _serving(shape: Shape, model: ModelConfig, max_batch_tokens: int) -> list[tuple[str, int]]:
-    b = BYTES[model.dtype]
+def _serving(shape: Shape, model: ModelConfig, rollout: RolloutConfig) -> list[tuple[str, int]]:
+    b, max_batch_tokens = BYTES[model.dtype], rollout.max_batch_tokens
     wide = max(4 * shape.attention + shape.width, 3 * shape.feed_forward)
     per_token = (2 * shape.width + wide) * b + 8 * shape.width
+    kept = 0 if rollout.cache.kind == "none" else 2 * shape.layers * shape.key_value * b
     return [
         ("weights", shape.parameters * b),
         ("activations", max_batch_tokens * per_token),
+        ("kept keys and values", max_batch_tokens * kept),
         ("head chunk", _head(shape, max_batch_tokens)),
     ]
 

@@ -17,6 +17,7 @@ from cluster.consistency import check_settings
 from cluster.recipe import Loaded
 from learner.worker import NEW_TINY
 from models.source import TINY
+from rollout.config import DecodingConfig
 from rollout.records import Prompt
 
 if TYPE_CHECKING:
@@ -70,6 +71,24 @@ def check_model(path: str) -> Path | None:
     if not _check_headers(folder):
         raise ModelError(f"{folder} holds no safetensors file; a model folder has config.json and its weights")
     return folder
+
+
+def check_caches(recipe: Recipe, folder: Path | None) -> None:
+    """Refuse a cache that does not fit the attention of the model's family."""
+    from models.family import family_of
+    from models.source import read_config
+
+    if folder is None:
+        return
+    family = family_of(read_config(folder))
+    sections: dict[str, DecodingConfig] = {"eval": recipe.eval}
+    if isinstance(recipe, TrainRecipe):
+        sections["rollout"] = recipe.rollout
+    for section, decoding in sections.items():
+        try:
+            decoding.cache.check(block_causal=family.block_causal)
+        except ValueError as error:
+            raise ValueError(f"{section}.cache.kind: {error} ({family.name} is the family of {folder})") from error
 
 
 def check_tasks(recipe: Recipe, folder: Path | None) -> None:
@@ -134,7 +153,9 @@ def check_all(loaded: Loaded[Any]) -> list[str]:
     """Everything, cheapest first; returns warnings."""
     warnings = check_settings(loaded)
     check_machine(loaded.recipe)
-    check_tasks(loaded.recipe, check_model(loaded.recipe.model.path))
+    folder = check_model(loaded.recipe.model.path)
+    check_caches(loaded.recipe, folder)
+    check_tasks(loaded.recipe, folder)
     return warnings
 
 
@@ -148,7 +169,7 @@ def start_problems(recipe: Recipe) -> list[str]:
     path = recipe.model.path
     if Path(path).exists() or path == TINY or not is_hub_id(path):
         try:
-            check_model(path)
+            check_caches(recipe, check_model(path))
         except ValueError as error:
             problems.append(str(error))
     for config in recipe.tasks:

@@ -20,6 +20,7 @@ from models.family import Family, ModelError
 from models.packing import Packing, Span
 from models.probe import AttentionSums, Layers, Probe, layer_set
 from models.stack import Observer, Pending, Stack
+from models.vocabulary import VocabularyHead
 
 
 class Denoiser(nn.Module):
@@ -37,6 +38,8 @@ class Denoiser(nn.Module):
         source: str = "",
     ) -> None:
         super().__init__()
+        if type(backbone.lm_head) is nn.Linear:
+            backbone.lm_head = VocabularyHead.around(backbone.lm_head)
         self.backbone = backbone
         self.family = family
         self.config = config

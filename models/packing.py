@@ -50,6 +50,8 @@ class Run:
     """Of one span."""
     mask: torch.Tensor | None
     """bool (1, 1, Q, K), True = may attend; None: every query sees every key."""
+    reads: tuple[tuple[int, int], ...] = ()
+    """Where keys are shared (`models.shared_packing`): (which stretch of the packing, how many of its first tokens)."""
 
 
 class Packing:
@@ -59,16 +61,21 @@ class Packing:
     `max_length`: row length of the cache, None without one.
     """
 
+    shares_keys = False
+    """Whether spans also see tokens of other spans (`models.shared_packing`)."""
+
     def __init__(
         self, spans: Sequence[Span], *, device: torch.device, block_length: int | None, max_length: int | None = None
     ) -> None:
         for span in spans:
-            whole = span.start == 0 and span.stop == span.visible
-            assert 0 <= span.start < span.stop <= span.visible and (whole or max_length is not None), span
+            assert 0 <= span.start < span.stop <= span.visible, span
+            assert max_length is not None or self.shares_keys or len(span) == span.visible, span
         self.spans = spans
         self.device = device
         self.block_length = block_length
         self.max_length = max_length
+        self.stretches: Sequence[int] = ()
+        """Sizes of the stretches that `Run.reads` names; empty where no keys are shared."""
         lengths = [len(span) for span in spans]
         self.num_tokens = sum(lengths)
         self.offsets = [0] * len(spans)

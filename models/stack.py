@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from models import plain_backward
 from models.cache import KeyValues
+from models.layer_ops import Differentiable, InPlace, Rotary
 from models.packing import Packing, Run
 
 
@@ -41,6 +42,21 @@ class Keys:
     value_MKE: torch.Tensor
     cache: KeyValues | None
     layer: int
+    stretches: Sequence[int] = ()
+
+    def of_all(self, runs: Sequence[Run]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`of` each run, by one split of all tokens: its backward pass is one copy however many runs there are."""
+        if self.cache is not None:
+            return [self.of(run) for run in runs]
+        if self.stretches:
+            keys, values = (whole.split(list(self.stretches)) for whole in (self.key_MKE, self.value_MKE))
+            return [(_joined(keys, run.reads), _joined(values, run.reads)) for run in runs]
+        places = [(run.key_flat, run.num_spans * run.num_keys) for run in runs]
+        keys, values = (_cut(whole, places) for whole in (self.key_MKE, self.value_MKE))
+        return [
+            (key.unflatten(0, (run.num_spans, -1)), value.unflatten(0, (run.num_spans, -1)))
+            for key, value, run in zip(keys, values, runs, strict=True)
+        ]
 
     def of(self, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
         """(spans, keys, K, E) of a run."""
@@ -56,8 +72,13 @@ class Stack:
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self._model: Any = backbone.model
+        self._differentiable, self._in_place = Differentiable(), InPlace()
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
+
+    def fuse(self) -> None:
+        """Join the projections of each layer, for forwards of few tokens without gradients; costs no memory."""
+        self._in_place.fuse(self._model.layers)
 
     def start(
         self,
@@ -68,20 +89,21 @@ class Stack:
         observer: Observer | None = None,
     ) -> Pending:
         """Run every layer but the last, and the last one's keys and values."""
+        ops = self._differentiable if torch.is_grad_enabled() else self._in_place
         hidden_1MD = self._model.embed_tokens(token_M[None])
         rotary = self._model.rotary_emb(hidden_1MD, packing.position_M[None])
         *layers, last = self._model.layers
         for index, layer in enumerate(layers):
-            arguments = (layer, index, hidden_1MD, rotary, packing, cache, observer)
+            arguments = (ops, layer, index, hidden_1MD, rotary, packing, cache, observer)
             if self.recompute and torch.is_grad_enabled():
                 hidden_1MD = checkpoint(_run_layer, *arguments, use_reentrant=False)
             else:
                 hidden_1MD = _run_layer(*arguments)
-        normed_1MD = last.input_layernorm(hidden_1MD)
-        keys = _keys(last.self_attn, len(layers), normed_1MD, rotary, packing, cache)
-        pending = Pending(self, packing, hidden_1MD, normed_1MD, rotary, keys)
+        normed_1MD = ops.norm(last.input_layernorm, hidden_1MD)
+        keys = _kept(len(layers), *ops.keys(last, normed_1MD, rotary), packing, cache)
+        pending = Pending(self, ops, packing, hidden_1MD, normed_1MD, rotary, keys)
         if observer is not None and len(layers) in observer.layers:
-            observer.add(packing, _queries(last.self_attn, normed_1MD, rotary), keys, last.self_attn.scaling)
+            observer.add(packing, ops.queries(last, normed_1MD, rotary), keys, last.self_attn.scaling)
         return pending
 
     def finish(self, pending: Pending, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -91,8 +113,7 @@ class Stack:
             hidden_1WD = checkpoint(_finish_layer, last, pending, flat_W, counts, use_reentrant=False)
         else:
             hidden_1WD = _finish_layer(last, pending, flat_W, counts)
-        finished: torch.Tensor = self._model.norm(hidden_1WD)[0]
-        return finished
+        return pending.ops.norm(self._model.norm, hidden_1WD)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +121,11 @@ class Pending:
     """A forward that stands before its last layer's queries."""
 
     stack: Stack
+    ops: Differentiable
     packing: Packing
     hidden_1MD: torch.Tensor
     normed_1MD: torch.Tensor
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    rotary: Rotary
     keys: Keys
 
     def hidden(self, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -115,82 +137,69 @@ class Pending:
 
 
 def _run_layer(
+    ops: Differentiable,
     layer: Any,
     index: int,
     hidden_1MD: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
+    rotary: Rotary,
     packing: Packing,
     cache: KeyValues | None,
     observer: Observer | None,
 ) -> torch.Tensor:
-    normed_1MD = layer.input_layernorm(hidden_1MD)
-    query_MHE = _queries(layer.self_attn, normed_1MD, rotary)
-    keys = _keys(layer.self_attn, index, normed_1MD, rotary, packing, cache)
+    attention = layer.self_attn
+    query_MHE, key_MKE, value_MKE = ops.project(layer, ops.norm(layer.input_layernorm, hidden_1MD), rotary)
+    keys = _kept(index, key_MKE, value_MKE, packing, cache)
     if observer is not None and index in observer.layers:
-        observer.add(packing, query_MHE, keys, layer.self_attn.scaling)
-    attended_1MD = layer.self_attn.o_proj(_attend(query_MHE, keys, packing.runs, layer.self_attn.scaling))
-    return _feed_forward(layer, hidden_1MD + attended_1MD)
+        observer.add(packing, query_MHE, keys, attention.scaling)
+    attended_1MD = attention.o_proj(_attend(query_MHE, keys, packing.runs, attention.scaling))
+    return ops.feed_forward(layer, ops.add(hidden_1MD, attended_1MD))
 
 
 def _finish_layer(layer: Any, pending: Pending, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-    cos, sin = pending.rotary
-    rotary = (cos[:, flat_W] if cos.shape[1] > 1 else cos, sin[:, flat_W] if sin.shape[1] > 1 else sin)
-    query_WHE = _queries(layer.self_attn, pending.normed_1MD[:, flat_W], rotary)
+    ops, (cos, sin) = pending.ops, pending.rotary
+    rotary = (cos.index_select(1, flat_W), sin.index_select(1, flat_W))
+    query_WHE = ops.queries(layer, pending.normed_1MD.index_select(1, flat_W), rotary)
     runs = pending.packing.wanted_runs(flat_W, counts)
     attended_1WD = layer.self_attn.o_proj(_attend(query_WHE, pending.keys, runs, layer.self_attn.scaling))
-    return _feed_forward(layer, pending.hidden_1MD[:, flat_W] + attended_1WD)
+    return ops.feed_forward(layer, ops.add(pending.hidden_1MD.index_select(1, flat_W), attended_1WD))
 
 
-def _feed_forward(layer: Any, hidden_1MD: torch.Tensor) -> torch.Tensor:
-    update_1MD: torch.Tensor = layer.mlp(layer.post_attention_layernorm(hidden_1MD))
-    return hidden_1MD + update_1MD
-
-
-def _queries(attention: Any, normed_1MD: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    query_1MHE = attention.q_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
-    if getattr(attention, "q_norm", None) is not None:
-        query_1MHE = attention.q_norm(query_1MHE)
-    return _rotate(query_1MHE, *rotary)[0]
-
-
-def _keys(
-    attention: Any,
-    index: int,
-    normed_1MD: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-    packing: Packing,
-    cache: KeyValues | None,
+def _kept(
+    index: int, key_MKE: torch.Tensor, value_MKE: torch.Tensor, packing: Packing, cache: KeyValues | None
 ) -> Keys:
-    key_1MKE = attention.k_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
-    if getattr(attention, "k_norm", None) is not None:
-        key_1MKE = attention.k_norm(key_1MKE)
-    key_MKE = _rotate(key_1MKE, *rotary)[0]
-    value_MKE = attention.v_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))[0]
     if cache is not None:
         cache.write(index, packing, key_MKE, value_MKE)
-    return Keys(key_MKE, value_MKE, cache, index)
-
-
-def _rotate(x_1MHE: torch.Tensor, cos_1ME: torch.Tensor, sin_1ME: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding on the first channels, as many as the model rotates; halves are the pairs."""
-    num_rotated = cos_1ME.shape[-1]
-    cos, sin = cos_1ME[:, :, None], sin_1ME[:, :, None]
-    turned = x_1MHE[..., :num_rotated]
-    first, second = turned.chunk(2, dim=-1)
-    rotated = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    if num_rotated == x_1MHE.shape[-1]:
-        return rotated
-    return torch.cat((rotated, x_1MHE[..., num_rotated:]), dim=-1)
+    return Keys(key_MKE, value_MKE, cache, index, packing.stretches)
 
 
 def _attend(query_MHE: torch.Tensor, keys: Keys, runs: Sequence[Run], scaling: float) -> torch.Tensor:
     """Attention output (1, M, H * E), run by run."""
-    parts = []
-    for run in runs:
-        part = query_MHE[run.flat : run.flat + run.num_spans * run.num_queries]
-        key, value = keys.of(run)
-        parts.append(_grouped_attention(part.unflatten(0, (run.num_spans, -1)), key, value, run.mask, scaling))
+    queries = _cut(query_MHE, [(run.flat, run.num_spans * run.num_queries) for run in runs])
+    parts = [
+        _grouped_attention(query.unflatten(0, (run.num_spans, -1)), key, value, run.mask, scaling)
+        for query, (key, value), run in zip(queries, keys.of_all(runs), runs, strict=True)
+    ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+
+
+def _cut(whole: torch.Tensor, places: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+    """Stretches (start, size) along the first axis, given in order; one split, for the sake of its backward pass."""
+    sizes, chosen, at = [], [], 0
+    for start, size in places:
+        if start > at:
+            sizes.append(start - at)
+        chosen.append(len(sizes))
+        sizes.append(size)
+        at = start + size
+    if at < len(whole):
+        sizes.append(len(whole) - at)
+    parts = whole.split(sizes)
+    return [parts[index] for index in chosen]
+
+
+def _joined(stretches: Sequence[torch.Tensor], reads: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """(1, K, heads, E): the first tokens of some stretches, one after the other."""
+    return torch.cat([stretches[number][:num_tokens] for number, num_tokens in reads])[None]
 
 
 def _grouped_attention(
@@ -210,9 +219,7 @@ def _grouped_attention(
         query = query_SQHE.view(spans, queries, key_heads, group, channels).permute(0, 2, 3, 1, 4)
         query = query.reshape(spans, key_heads, group * queries, channels)
         mask_11QN = mask_11QN if mask_11QN is None else mask_11QN.repeat(1, 1, group, 1)
-    output = scaled_dot_product_attention(
-        query, key_SNKE.transpose(1, 2), value_SNKE.transpose(1, 2), attn_mask=mask_11QN, scale=scaling
-    )
+    output = plain_backward.attention(query, key_SNKE.transpose(1, 2), value_SNKE.transpose(1, 2), mask_11QN, scaling)
     if group == 1:
         return output.transpose(1, 2).reshape(spans * queries, heads * channels)
     output = output.view(spans, key_heads, group, queries, channels).permute(0, 3, 1, 2, 4)

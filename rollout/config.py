@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from rollout.cache_policy import CachePolicy
 from samplers.config import SamplerConfig
+
+
+def _policy(given: Any) -> Any:
+    """A kind alone stands for a policy with the default refresh rule."""
+    return CachePolicy.named(given) if isinstance(given, str) else given
 
 
 class DecodingConfig(BaseModel):
@@ -24,6 +30,11 @@ class DecodingConfig(BaseModel):
     """Denoising steps for the whole answer; overrides the sampler's how-many rule with an even schedule."""
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Most likely tokens to draw from; 0 is all of them."""
+    cache: Annotated[CachePolicy, BeforeValidator(_policy)] = CachePolicy()
+    """Reuse of keys and values between forwards: a kind (`none`, `block`, `prefix`, `dual`) or a kind with its refresh
+    rule. `none` and, in block-causal families, `block` are exact; the others change what is drawn."""
 
 
 class RolloutConfig(DecodingConfig):
@@ -37,9 +48,9 @@ class RolloutConfig(DecodingConfig):
     threads_per_worker: int = Field(default=1, ge=1)
     """CPU threads of a worker's arithmetic; in a synchronous run the learner rests meanwhile, so all cores serve."""
     max_batch_tokens: int = Field(default=16384, ge=1)
-    """Canvas tokens that one forward of a worker may hold."""
-    cache: Literal["none"] = "none"
-    """Reuse of keys and values between forwards; `none` is exact."""
+    """Canvas tokens of all sequences that a worker denoises at once."""
+    max_batch_rows: int = Field(default=1024, ge=1)
+    """Sequences that a worker denoises at once."""
     timeout_s: float = Field(default=600, gt=0)
     """Deadline for one batch of prompts on a worker."""
     max_retries: int = Field(default=2, ge=0)

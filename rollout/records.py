@@ -69,6 +69,12 @@ class Trajectory:
     temperature: float
     top_p: float
     block_length: int
+    cache: str = "none"
+    """Reuse of keys and values: `none` and `block` are exact; `prefix...` and `dual...` (with their refresh rule) are
+    not, so `logprobs` are those of the law drawn from, which a replay without the cache only approximates."""
+    computed: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int32))
+    """(S, 2) int32. First and end position that each step's forward computed; the rest came from the cache. Empty
+    without a cache."""
     weights_version: tuple[int, int] = (0, 0)
     """Version of the weights at the first and at the last forward."""
     prompt_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -77,6 +83,11 @@ class Trajectory:
     sample_index: int = 0
     text: str = ""
     """The answer, decoded up to the first end token; never contains the prompt."""
+
+    @property
+    def exact_cache(self) -> bool:
+        """Whether every forward gave what a forward of the whole canvas gives."""
+        return self.cache in ("none", "block")
 
     @property
     def committed(self) -> np.ndarray:

@@ -26,10 +26,17 @@ class Request:
     """The sequence's own seed (see `sequence_seed`)."""
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    """Most likely tokens to draw from; 0 is all of them."""
     steps: int | None = None
     """Denoising steps for the whole answer; None leaves the number to the sampler."""
     prompt_id: str = ""
     sample_index: int = 0
+
+    @property
+    def length(self) -> int:
+        """Canvas positions: prompt and response."""
+        return len(self.prompt_tokens) + self.max_new_tokens
 
     def check(self, *, max_length: int, vocab_size: int) -> None:
         """Raise ValueError if the sequence cannot be denoised by a model of this window and vocabulary."""
@@ -50,5 +57,7 @@ class Request:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or 0 for the whole vocabulary")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1, or None")

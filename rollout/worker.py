@@ -85,8 +85,9 @@ class RolloutWorker:
             denoiser,
             samplers.build(decoding.sampler.name, **decoding.sampler.options),
             block_length=decoding.block_length,
-            cache=self._rollout.cache,
+            cache=decoding.cache,
             max_batch_tokens=self._rollout.max_batch_tokens,
+            max_batch_rows=self._rollout.max_batch_rows,
         )
         engine.weights_version = self._version
         requests = [
@@ -120,6 +121,7 @@ def _requests(
             seed=sequence_seed(seed, prompt.id, sample_index),
             temperature=decoding.temperature,
             top_p=decoding.top_p,
+            top_k=decoding.top_k,
             steps=decoding.steps,
             prompt_id=prompt.id,
             sample_index=sample_index,

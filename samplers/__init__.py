@@ -12,21 +12,25 @@ if TYPE_CHECKING:
     from samplers.records import BlockState as BlockState
     from samplers.records import Commit as Commit
     from samplers.records import Evaluate as Evaluate
-    from samplers.registry import StepSampler as StepSampler
+    from samplers.records import ProbeSpec as ProbeSpec
+    from samplers.records import StepSampler as StepSampler
     from samplers.registry import build as build
     from samplers.registry import names as names
+    from samplers.registry import options as options
     from samplers.sampler import Sampler as Sampler
 
 _HOME = {
     "BlockState": "samplers.records",
     "Commit": "samplers.records",
     "Evaluate": "samplers.records",
+    "ProbeSpec": "samplers.records",
     "Sampler": "samplers.sampler",
-    "StepSampler": "samplers.registry",
+    "StepSampler": "samplers.records",
     "build": "samplers.registry",
     "names": "samplers.registry",
+    "options": "samplers.registry",
 }
-__all__ = ["BlockState", "Commit", "Evaluate", "Sampler", "StepSampler", "build", "names"]
+__all__ = ["BlockState", "Commit", "Evaluate", "ProbeSpec", "Sampler", "StepSampler", "build", "names", "options"]
 
 
 def __getattr__(name: str) -> Any:

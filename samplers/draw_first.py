@@ -4,7 +4,7 @@ This is the sampler shipped with LLaDA (`low_confidence`) and Dream (`maskgit_pl
 position of a commit depends on the tokens drawn, so a commit's density contains the competition with all other slots
 and no cheap likelihood exists: it serves as a baseline and is refused by exact estimators. At temperature 0 it equals
 `confidence`.
-M masked candidates, K committed slots.
+M masked candidates, C of them in one lot, K committed slots.
 """
 
 from __future__ import annotations
@@ -13,45 +13,58 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from samplers.choice import allowed, choose
 from samplers.count import CountRule
-from samplers.prediction import Prediction, Predictor, entropy_of, summarise
-from samplers.records import BlockState, Commit, Evaluate
-from samplers.sampler import CHUNK_BYTES, Slots, choose, draw_at
+from samplers.draw import Law, draw
+from samplers.prediction import CHUNK_BYTES, Need, Prediction, Predictor, entropy_of, summarise
+from samplers.randomness import TOKEN_STREAM
+from samplers.records import BlockState, Commit, Evaluate, ProbeSpec
+from samplers.sampler import ScoreOn
+from samplers.view import Slots, View
 
 
 @dataclass(frozen=True)
 class DrawFirst:
-    """Score of a slot: the untempered probability of the token drawn there."""
+    """Score of a slot: the probability of the token drawn there.
+
+    The how-many rule judges the drawn tokens too, as the published sampler does.
+    """
 
     name: str
     count: CountRule
     eos_guard: bool | None = None
+    score_on: ScoreOn = "model"
+    """`model`: the untempered probability (LLaDA); `sampling`: that under the law drawn from (Dream)."""
     chunk_bytes: int = CHUNK_BYTES
 
     exact_likelihood = False
+    probe: ProbeSpec | None = None
+    memory = ()
 
     def step(self, state: BlockState, evaluate: Evaluate) -> Commit:
         """Draw everywhere, commit the draws of highest probability."""
-        slots = Slots.of(state)
-        predictor = Predictor(evaluate, slots.row_M, slots.column_M, chunk_bytes=self.chunk_bytes)
-        chunk = max(1, self.chunk_bytes // (4 * evaluate.vocab_size))
-        parts = [
-            self._draw(state, slots, index_C, predictor.logits(index_C))
-            for index_C in torch.arange(len(slots.row_M), device=slots.row_M.device).split(chunk)
-        ]
-        drawn = Commit(*(torch.cat([getattr(part, name) for part, _, _ in parts]) for name in Commit.__slots__))
-        score_M = torch.cat([prob_C for _, prob_C, _ in parts])
-        top_M = torch.cat([prediction.top_token_M for _, _, prediction in parts])
         guard = state.whole_response if self.eos_guard is None else self.eos_guard
-        # The how-many rule judges the drawn tokens, as the published sampler does.
-        judged = Prediction(top_token_M=top_M, top_prob_M=score_M, second_prob_M=None, entropy_M=None)
-        index_K = choose(state, slots, score_M, judged, self.count, guard=guard)
-        return replace(drawn, **{name: getattr(drawn, name)[index_K] for name in Commit.__slots__})
-
-    def _draw(
-        self, state: BlockState, slots: Slots, index_C: torch.Tensor, logits_CV: torch.Tensor
-    ) -> tuple[Commit, torch.Tensor, Prediction]:
-        token_C, logprob_C = draw_at(state, slots, index_C, logits_CV)
-        prob_C = (logits_CV.gather(1, token_C[:, None])[:, 0] - logits_CV.logsumexp(dim=-1)).exp()
-        commit = Commit(slots.row_M[index_C], slots.column_M[index_C], token_C, logprob_C, entropy_of(logits_CV))
-        return commit, prob_C, summarise(logits_CV)
+        needs = (self.count.needs & Need.ENTROPY) | (Need.TOP_TOKEN if guard else Need.NOTHING)
+        slots = Slots.candidates(state)
+        predictor = Predictor(evaluate, slots.row_M, slots.column_M, chunk_bytes=self.chunk_bytes)
+        law, uniform_M = Law.of(state, slots.row_M), slots.uniform(stream=TOKEN_STREAM)
+        tokens, logprobs, predictions = [], [], []
+        for lot, logits_CV in predictor.lots():
+            token_C, logprob_C = draw(logits_CV, law.at(lot), uniform_M[lot])
+            judged = summarise(logits_CV, needs, given_token_M=token_C)
+            score_C = judged.given_prob_M if self.score_on == "model" else logprob_C.exp()
+            assert score_C is not None
+            tokens.append(token_C)
+            logprobs.append(logprob_C)
+            predictions.append(replace(judged, top_prob_M=score_C))
+        prediction = Prediction.joined(predictions)
+        view = View(slots, allowed(slots, prediction, guard=guard), prediction)
+        index_K = choose(view, prediction.top_prob_M, self.count).index_K
+        entropy_K = torch.cat([entropy_of(logits.softmax(dim=-1)) for _, logits in predictor.lots(index_K)])
+        return Commit(
+            slots.row_M[index_K],
+            slots.column_M[index_K],
+            torch.cat(tokens)[index_K],
+            torch.cat(logprobs)[index_K],
+            entropy_K,
+        )

@@ -2,64 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Literal, get_type_hints
 
-from samplers.count import CountRule, Fixed, Threshold
+from pydantic import TypeAdapter, ValidationError
+
+from samplers.count import AttentionPrefix, CountRule, EntropyBound, Factor, Fixed, Threshold
+from samplers.credit import CreditSampler
 from samplers.draw_first import DrawFirst
-from samplers.position import Confidence, Entropy, LeftToRight, Margin, PositionRule, Random
-from samplers.records import BlockState, Commit, Evaluate
-from samplers.sampler import Sampler
+from samplers.position import (
+    AttentionColumn,
+    Confidence,
+    Entropy,
+    EntropyThenConfidence,
+    Layers,
+    LeftToRight,
+    Margin,
+    MaxS,
+    PositionRule,
+    Random,
+)
+from samplers.records import StepSampler
+from samplers.sampler import Sampler, ScoreOn
+
+Maker = Callable[..., StepSampler]
 
 
-class StepSampler(Protocol):
-    """Anything the engine can decode with."""
-
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        ...
-
-    @property
-    def exact_likelihood(self) -> bool:
-        """Whether replaying the step map gives the exact likelihood at temperature above 0."""
-        ...
-
-    def step(self, state: BlockState, evaluate: Evaluate) -> Commit:
-        """Choose and draw what this step commits."""
-        ...
-
-
-def _count(tokens_per_step: int | None, tau: float | None) -> CountRule:
-    if tau is not None and tokens_per_step is not None:
-        raise ValueError(f"give tokens_per_step ({tokens_per_step}) or tau ({tau}), not both")
-    return Fixed(tokens_per_step or 1) if tau is None else Threshold(tau)
+def _count(**rules: float | None) -> CountRule:
+    """The how-many rule that one of these options asks for; one token a step if none does."""
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        values = " and ".join(f"{name} ({value})" for name, value in given.items())
+        raise ValueError(f"{values} are how-many rules; give one of them, not both")
+    makers: dict[str, Callable[[Any], CountRule]] = {
+        "tokens_per_step": Fixed,
+        "tau": Threshold,
+        "f": Factor,
+        "gamma": EntropyBound,
+    }
+    for name, value in given.items():
+        return makers[name](value)
+    return Fixed()
 
 
-def _position_first(name: str, position: PositionRule, **defaults: Any) -> Callable[..., StepSampler]:
+def _blind(name: str, position: PositionRule) -> Maker:
+    """A rule that ignores the prediction."""
+
     def make(
-        *, tokens_per_step: int | None = None, tau: float | None = defaults.get("tau"), eos_guard: bool | None = None
+        *,
+        tokens_per_step: int | None = None,
+        tau: float | None = None,
+        f: float | None = None,
+        gamma: float | None = None,
+        eos_guard: bool | None = None,
     ) -> StepSampler:
-        return Sampler(name, position, _count(tokens_per_step, tau), eos_guard)
+        return Sampler(name, position, _count(tokens_per_step=tokens_per_step, tau=tau, f=f, gamma=gamma), eos_guard)
 
     return make
 
 
-def _lcr(*, tokens_per_step: int | None = None, tau: float | None = None, eos_guard: bool | None = None) -> StepSampler:
-    return DrawFirst("lcr", _count(tokens_per_step, tau), eos_guard)
+def _judging(name: str, position: PositionRule) -> Maker:
+    """A rule that ranks by the prediction."""
+
+    def make(
+        *,
+        tokens_per_step: int | None = None,
+        tau: float | None = None,
+        f: float | None = None,
+        gamma: float | None = None,
+        position_temperature: float | None = None,
+        score_on: ScoreOn = "model",
+        eos_guard: bool | None = None,
+    ) -> StepSampler:
+        count = _count(tokens_per_step=tokens_per_step, tau=tau, f=f, gamma=gamma)
+        return Sampler(name, position, count, eos_guard, position_temperature, score_on)
+
+    return make
 
 
-_SAMPLERS: dict[str, Callable[..., StepSampler]] = {
-    "ar": _position_first("ar", LeftToRight()),
-    "confidence": _position_first("confidence", Confidence()),
-    "entropy": _position_first("entropy", Entropy()),
+def _threshold(*, tau: float = 0.9, score_on: ScoreOn = "model", eos_guard: bool | None = None) -> StepSampler:
+    return Sampler("threshold", Confidence(), Threshold(tau), eos_guard, score_on=score_on)
+
+
+def _factor(*, f: float = 1.0, score_on: ScoreOn = "model", eos_guard: bool | None = None) -> StepSampler:
+    return Sampler("factor", Confidence(), Factor(f), eos_guard, score_on=score_on)
+
+
+def _eb(
+    *,
+    gamma: float = 0.1,
+    order: Literal["confidence", "entropy", "margin"] = "confidence",
+    score_on: ScoreOn = "model",
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    positions: dict[str, PositionRule] = {"confidence": Confidence(), "entropy": Entropy(), "margin": Margin()}
+    return Sampler("eb", positions[order], EntropyBound(gamma), eos_guard, score_on=score_on)
+
+
+def _egi(
+    *, first_temperature: float | None = 0.9, tokens_per_step: int = 1, eos_guard: bool | None = None
+) -> StepSampler:
+    return Sampler("egi", EntropyThenConfidence(first_temperature), Fixed(tokens_per_step), eos_guard)
+
+
+def _attn(
+    *,
+    tau: float = 0.9,
+    tokens_per_step: int | None = None,
+    layers: Layers = "all",
+    local: bool = False,
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    count = AttentionPrefix(tau) if tokens_per_step is None else Fixed(tokens_per_step)
+    return Sampler("attn", AttentionColumn(layers, local), count, eos_guard)
+
+
+def _max_s(
+    *, min_prob: float = 0.9, tokens_per_step: int = 1, layers: Layers = "last", eos_guard: bool | None = None
+) -> StepSampler:
+    return Sampler("max_s", MaxS(min_prob, layers), Fixed(tokens_per_step), eos_guard)
+
+
+def _lcr(
+    *,
+    tokens_per_step: int | None = None,
+    tau: float | None = None,
+    f: float | None = None,
+    gamma: float | None = None,
+    score_on: ScoreOn = "model",
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    return DrawFirst("lcr", _count(tokens_per_step=tokens_per_step, tau=tau, f=f, gamma=gamma), eos_guard, score_on)
+
+
+def _credit(
+    *,
+    tau: float = 0.9,
+    decay: float = 0.8,
+    power: float = 0.2,
+    strength: float = 0.7,
+    boost_draw: bool = True,
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    return CreditSampler("credit", Threshold(tau), decay, power, strength, boost_draw, eos_guard)
+
+
+_SAMPLERS: dict[str, Maker] = {
+    "ar": _blind("ar", LeftToRight()),
+    "attn": _attn,
+    "confidence": _judging("confidence", Confidence()),
+    "credit": _credit,
+    "eb": _eb,
+    "egi": _egi,
+    "entropy": _judging("entropy", Entropy()),
+    "factor": _factor,
     "lcr": _lcr,
-    "margin": _position_first("margin", Margin()),
-    "random": _position_first("random", Random()),
-    "threshold": _position_first("threshold", Confidence(), tau=0.9),
+    "margin": _judging("margin", Margin()),
+    "max_s": _max_s,
+    "random": _blind("random", Random()),
+    "threshold": _threshold,
 }
-_OPTIONS = ("tokens_per_step", "tau", "eos_guard")
 
 
 def names() -> list[str]:
@@ -67,19 +171,39 @@ def names() -> list[str]:
     return sorted(_SAMPLERS)
 
 
-def build(name: str, **options: Any) -> StepSampler:
-    """Make a sampler by name.
+def options(name: str) -> Mapping[str, Any]:
+    """Options of a sampler and their defaults."""
+    return {key: item.default for key, item in inspect.signature(_maker(name)).parameters.items()}
 
-    Options: `tokens_per_step` (default 1) or `tau` (commit every slot whose highest probability reaches it; 0.9 in
-    `threshold`), and `eos_guard` (None: on in full diffusion only).
+
+def build(name: str, **chosen: Any) -> StepSampler:
+    """Make a sampler by name; each has its own options (`options(name)` lists them, docs/samplers.md explains them).
+
+    Raises ValueError for an unknown name or option, with the nearest match, and for a value of the wrong type or range.
     """
+    make, known = _maker(name), options(name)
+    hints = get_type_hints(make)
+    for key, value in chosen.items():
+        if key not in known:
+            raise ValueError(
+                f"sampler {name!r} has no option {key!r}{_nearest(key, known)} Its options: {', '.join(known)}"
+            )
+        try:
+            chosen[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            why = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+            raise ValueError(f"sampler {name!r}: option {key} is {value!r}. {why}") from None
+    return make(**chosen)
+
+
+def _maker(name: str) -> Maker:
     if name not in _SAMPLERS:
-        near = get_close_matches(str(name), _SAMPLERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown sampler {name!r}{hint} Known samplers: {', '.join(names())}")
-    for key in options:
-        if key not in _OPTIONS:
-            near = get_close_matches(key, _OPTIONS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"sampler {name!r} has no option {key!r}{hint} Known options: {', '.join(_OPTIONS)}")
-    return _SAMPLERS[name](**options)
+        raise ValueError(
+            f"unknown sampler {name!r}{_nearest(str(name), _SAMPLERS)} Known samplers: {', '.join(names())}"
+        )
+    return _SAMPLERS[name]
+
+
+def _nearest(word: str, known: Mapping[str, Any]) -> str:
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."

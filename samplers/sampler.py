@@ -1,22 +1,26 @@
 """A sampler is a position rule x a how-many rule x a token draw.
 
-R sequences, L slots of the widest active block, M masked candidates, K committed slots.
+R sequences, L slots of the widest active block, M slots looked at, K committed slots.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from samplers.count import CountRule, scheduled
-from samplers.draw import draw
+from samplers.choice import allowed, choose
+from samplers.count import CountRule, Fixed
+from samplers.draw import Law, draw
 from samplers.position import PositionRule
-from samplers.prediction import Prediction, Predictor, entropy_of
-from samplers.randomness import TOKEN_STREAM, uniform
-from samplers.records import BlockState, Commit, Evaluate
+from samplers.prediction import CHUNK_BYTES, Need, Predictor, entropy_of
+from samplers.randomness import TOKEN_STREAM
+from samplers.records import BlockState, Commit, Evaluate, ProbeSpec
+from samplers.view import Slots, View
 
-CHUNK_BYTES = 64 * 2**20
+ScoreOn = Literal["model", "sampling"]
 
 
 @dataclass(frozen=True)
@@ -33,88 +37,81 @@ class Sampler:
     position: PositionRule
     count: CountRule
     eos_guard: bool | None = None
+    position_temperature: float | None = None
+    """Draw the slots without replacement from softmax(score / this) (Dream's `alg_temp`); None: best first."""
+    score_on: ScoreOn = "model"
+    """`model`: rules judge the untempered prediction (LLaDA); `sampling`: the law drawn from (Dream)."""
     chunk_bytes: int = CHUNK_BYTES
 
-    exact_likelihood = True
+    memory = ()
+
+    def __post_init__(self) -> None:
+        if self.position_temperature is None:
+            return
+        if not self.position_temperature > 0:
+            raise ValueError(f"position_temperature is {self.position_temperature}; it must be above 0, or None")
+        if not isinstance(self.count, Fixed):
+            raise ValueError(
+                f"position_temperature needs a fixed number of tokens a step, not {self.count}: only then has the draw "
+                "of the slots a probability that can be recorded. Leave out one of the two."
+            )
+
+    @property
+    def exact_likelihood(self) -> bool:
+        """Whether replaying the step map at the request's temperature is exact."""
+        return self.position.exact_likelihood
+
+    @property
+    def probe(self) -> ProbeSpec | None:
+        """Attention sums that the position rule ranks by."""
+        return self.position.probe
 
     def step(self, state: BlockState, evaluate: Evaluate) -> Commit:
         """Choose and draw what this step commits: at least one slot a sequence, candidates only."""
-        slots = Slots.of(state)
-        predictor = Predictor(evaluate, slots.row_M, slots.column_M, chunk_bytes=self.chunk_bytes)
         guard = state.whole_response if self.eos_guard is None else self.eos_guard
-        prediction = None
-        if self.position.needs_prediction or self.count.needs_prediction or guard:
-            prediction = predictor.summary(second=self.position.needs_second, entropy=self.position.needs_entropy)
-        score_M = self.position.score(prediction, slots.seed_M, slots.step_M, slots.slot_M)
-        index_K = choose(state, slots, score_M, prediction, self.count, guard=guard)
-        row_K, column_K = slots.row_M[index_K], slots.column_M[index_K]
-        logits_KV = predictor.logits(index_K)
-        token_K, logprob_K = draw_at(state, slots, index_K, logits_KV)
-        return Commit(row_K, column_K, token_K, logprob_K, entropy_of(logits_KV))
+        needs = self.position.needs | self.count.needs | (Need.TOP_TOKEN if guard else Need.NOTHING)
+        looks = bool(needs) or self.probe is not None
+        slots = Slots.candidates(state) if looks else Slots.grid(state)
+        predictor = prediction = attention_M = None
+        if looks:
+            predictor = Predictor(evaluate, slots.row_M, slots.column_M, chunk_bytes=self.chunk_bytes)
+            law = Law.of(state, slots.row_M) if self.score_on == "sampling" and state.any_temperature else None
+            prediction = predictor.summary(needs, law=law) if needs else None
+        if self.probe is not None:
+            attention_M = evaluate.attention(slots.row_M, slots.column_M)
+        view = View(slots, allowed(slots, prediction, guard=guard), prediction, attention_M)
+        choice = choose(view, self.position.score(view), self.count, position_temperature=self.position_temperature)
+        if predictor is None:
+            row_K, column_K = slots.row_M[choice.index_K], slots.column_M[choice.index_K]
+            lots = Predictor(evaluate, row_K, column_K, chunk_bytes=self.chunk_bytes).lots()
+        else:
+            lots = predictor.lots(choice.index_K)
+        temperature_M = self.position.temperature(view) if state.any_temperature else None
+        commit = draw_tokens(slots, choice.index_K, lots, temperature_M=temperature_M)
+        return replace(commit, position_logprob_R=choice.logprob_R)
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The M candidates of a batch, flattened row by row, with what their random numbers are keyed by."""
-
-    row_M: torch.Tensor
-    column_M: torch.Tensor
-    slot_M: torch.Tensor
-    seed_M: torch.Tensor
-    step_M: torch.Tensor
-
-    @staticmethod
-    def of(state: BlockState) -> Slots:
-        """Flatten the candidates of a state."""
-        row_M, column_M = state.candidate_RL.nonzero(as_tuple=True)
-        return Slots(row_M, column_M, state.slot_RL[row_M, column_M], state.seed_R[row_M], state.step_R[row_M])
-
-    def spread(self, value_M: torch.Tensor, state: BlockState, fill: float) -> torch.Tensor:
-        """Values of the candidates as (R, L), `fill` elsewhere."""
-        value_RL = torch.full(state.candidate_RL.shape, fill, dtype=value_M.dtype, device=value_M.device)
-        value_RL[self.row_M, self.column_M] = value_M
-        return value_RL
-
-
-def choose(
-    state: BlockState,
+def draw_tokens(
     slots: Slots,
-    score_M: torch.Tensor,
-    prediction: Prediction | None,
-    count: CountRule,
+    index_K: torch.Tensor,
+    lots: Iterable[tuple[slice, torch.Tensor]],
     *,
-    guard: bool,
-) -> torch.Tensor:
-    """Indices (K,) of the candidates to commit: the best-scored of each row, as many as the how-many rule says."""
-    allowed_RL = state.candidate_RL
-    if guard:
-        assert prediction is not None
-        stop_ids = torch.tensor(state.stop_ids, device=score_M.device)
-        ends_M = torch.isin(prediction.top_token_M, stop_ids)
-        allowed_RL = guard_end(allowed_RL, ends_RL=slots.spread(ends_M, state, False))
-    score_RL = slots.spread(score_M, state, -torch.inf).masked_fill(~allowed_RL, -torch.inf)
-    order_RL = score_RL.sort(dim=1, descending=True, stable=True).indices
-    top_prob_RL = None
-    if count.needs_prediction:
-        assert prediction is not None
-        top_prob_RL = slots.spread(prediction.top_prob_M, state, 0.0).masked_fill(~allowed_RL, 0.0).gather(1, order_RL)
-    count_R = torch.where(state.block_steps_R > 0, scheduled(state), count.count(state, top_prob_RL))
-    count_R = count_R.clamp(min=1).minimum(allowed_RL.sum(dim=1))
-    rank_RL = torch.arange(score_RL.shape[1], device=score_RL.device).expand_as(order_RL)
-    chosen_RL = torch.zeros_like(allowed_RL).scatter(1, order_RL, rank_RL < count_R[:, None])
-    return chosen_RL[slots.row_M, slots.column_M].nonzero(as_tuple=True)[0]
+    temperature_M: torch.Tensor | None = None,
+) -> Commit:
+    """Draw a token at each chosen slot from its own law, with the sequence's own random numbers.
 
-
-def guard_end(candidate_RL: torch.Tensor, *, ends_RL: torch.Tensor) -> torch.Tensor:
-    """Candidates under the end guard: those predicting content, and the leftmost candidate of each row."""
-    leftmost_RL = candidate_RL & (candidate_RL.cumsum(dim=1) == 1)
-    return (candidate_RL & ~ends_RL) | leftmost_RL
-
-
-def draw_at(
-    state: BlockState, slots: Slots, index_K: torch.Tensor, logits_KV: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a token at each of the chosen slots from its own law, with the sequence's own random numbers."""
+    `lots` are the logits of the chosen slots, each with its place in `index_K`. `temperature_M` stands before the
+    request's temperature at slots that are not greedy.
+    """
     row_K = slots.row_M[index_K]
-    uniform_K = uniform(slots.seed_M[index_K], slots.step_M[index_K], slots.slot_M[index_K], stream=TOKEN_STREAM)
-    return draw(logits_KV, state.temperature_R[row_K], state.top_p_R[row_K], uniform_K)
+    law, own_K = Law.of(slots.state, row_K), None
+    if temperature_M is not None:
+        own_K = torch.where(law.greedy(), 0.0, temperature_M[index_K])
+        law = replace(law, temperature_K=own_K)
+    uniform_K = slots.uniform(index_K, stream=TOKEN_STREAM)
+    parts = []
+    for lot, logits_CV in lots:
+        token_C, logprob_C = draw(logits_CV, law.at(lot), uniform_K[lot])
+        parts.append((token_C, logprob_C, entropy_of(logits_CV.softmax(dim=-1))))
+    token_K, logprob_K, entropy_K = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Commit(row_K, slots.column_M[index_K], token_K, logprob_K, entropy_K, temperature_K=own_K)

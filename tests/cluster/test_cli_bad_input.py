@@ -157,7 +157,7 @@ def test_broken_prompt_row_is_named_by_file_and_line(refused, small_model, tmp_p
     ("arguments", "expected"),
     [
         (["generate"], "give --prompt TEXT"),
-        (["generate", "--prompt", "1", "--set", "rollout.x=1"], "only the sampler's options"),
+        (["generate", "--prompt", "1", "--set", "rollout.x=1"], "only options of the sampler and of the cache"),
         (["generate", "--prompt", "1", "--dtype", "float8"], "float8"),
         (["eval", "--task", "countdown", "--k", "1,8", "--num-samples", "4"], "pass@8 needs"),
         (["eval", "--task", "countdown", "--k", "one"], "write whole numbers"),

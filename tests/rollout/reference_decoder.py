@@ -64,8 +64,12 @@ def decode(  # noqa: C901 - on purpose one straight function
     tokens_per_step=1,
     tau=None,
     steps=None,
+    predict=None,
 ):
-    """Return tokens, step_map, logprobs, number of steps."""
+    """Return tokens, step_map, logprobs, number of steps.
+
+    `predict(visible tokens, block, step in block)` gives raw logits (N, V); the whole canvas through the model if None.
+    """
     mask, stops = denoiser.mask_token_id, set(denoiser.stop_token_ids)
     causal, shift = denoiser.family.block_causal, denoiser.family.shift
     start, end = len(prompt), len(prompt) + max_new_tokens
@@ -80,7 +84,10 @@ def decode(  # noqa: C901 - on purpose one straight function
         in_block, size_at_start = 0, last - first
         while any(k in masked for k in range(first, last)):
             visible = canvas[: min(((first // size) + 1) * size, end)] if causal else canvas
-            raw = denoiser.logits(torch.tensor([visible]), block_length=size if causal else None)[0].float()
+            if predict is None:
+                raw = denoiser.logits(torch.tensor([visible]), block_length=size if causal else None)[0].float()
+            else:
+                raw = predict(visible, (first, last), in_block)
             raw[:, mask] = -math.inf
             open_slots = [k for k in range(first, last) if k in masked]
             if denoiser.family.first_slot_alone and open_slots[0] % size == 0:

@@ -96,25 +96,30 @@ def test_capped_answer_has_every_slot_committed(denoisers) -> None:
     assert answer.committed.sum() == answer.num_steps
 
 
-def test_forwards_stay_inside_the_token_budget_and_their_padding_is_small(denoisers) -> None:
+def test_forwards_stay_inside_the_token_budget_and_have_no_padding(denoisers) -> None:
     denoiser = denoisers["llada"]
-    shapes, real = [], []
-    original = denoiser.hidden
+    sizes, real = [], []
+    original = denoiser.start
 
-    def spy(tokens_BN, **options):
-        shapes.append(tokens_BN.shape)
-        valid_BN = options.get("valid_BN")
-        real.append(tokens_BN.numel() if valid_BN is None else int(valid_BN.sum()))
-        return original(tokens_BN, **options)
+    def spy(token_M, packing, **options):
+        sizes.append(len(token_M))
+        real.append(sum(len(span) for span in packing.spans))
+        return original(token_M, packing, **options)
 
-    denoiser.hidden = spy
+    denoiser.start = spy
     try:
         prompts = [[1 + n % 30] * (1 + n % 40) for n in range(60)]
         engine_of(denoiser, "ar", tokens_per_step=4, max_batch_tokens=300).generate(prompts, max_new_tokens=20)
     finally:
-        del denoiser.hidden
-    assert all(rows * width <= 300 for rows, width in shapes)
-    assert sum(real) / sum(rows * width for rows, width in shapes) > 0.9
+        del denoiser.start
+    assert max(sizes) <= 300
+    assert sizes == real
+    assert sum(sizes) / len(sizes) > 150
+
+
+def test_a_canvas_longer_than_the_budget_runs_alone(denoisers) -> None:
+    answers = engine_of(denoisers["llada"], max_batch_tokens=10).generate([[1] * 12, [2], [3]], max_new_tokens=4)
+    assert [len(answer.tokens) for answer in answers] == [4, 4, 4]
 
 
 def test_weights_version_is_recorded(denoisers) -> None:
@@ -151,7 +156,8 @@ def test_bad_requests_say_what_is_wrong_before_any_forward(denoisers, change, me
 def test_bad_engine_settings_are_refused(denoisers) -> None:
     sampler = samplers.build("ar")
     for options, message in [
-        ({"cache": "dual"}, "cache is 'dual'"),
+        ({"cache": "duel"}, "cache is 'duel'"),
+        ({"max_batch_rows": 0}, "max_batch_rows is 0"),
         ({"block_length": 0}, "block_length is 0"),
         ({"max_batch_tokens": 0}, "max_batch_tokens is 0"),
         ({"block_length": 6, "sub_block_length": 4}, "must divide"),

@@ -1,0 +1,54 @@
+"""Projections of a layer as one matrix, for forwards of few tokens.
+
+Queries, keys and values are one product, gate and up another: at small batches a product costs more to begin than to
+run. The stock modules' weights become views of the fused matrix, so there is one copy, and loading new weights in place
+keeps both. Whoever replaces the storage of a weight (a move to another device, a partitioned optimizer) undoes the
+fusion; that is noticed by address, and the stock modules are used as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+MAX_TOKENS = 192
+"""Above this many tokens separate products are as fast on a processor, and need no strided results."""
+
+
+class FusedLinear:
+    """Several linear layers of one input as one matrix whose rows are theirs."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self._layers = layers
+        self.weight = torch.cat([layer.weight.data for layer in layers])
+        self.bias = None if layers[0].bias is None else torch.cat([layer.bias.data for layer in layers])
+        row = 0
+        for layer in layers:
+            stop = row + layer.out_features
+            layer.weight.data = self.weight[row:stop]
+            if self.bias is not None:
+                layer.bias.data = self.bias[row:stop]
+            row = stop
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the layers' weights still are rows of the matrix."""
+        first, last = self._layers[0].weight, self._layers[-1].weight
+        return first.data_ptr() == self.weight.data_ptr() and (
+            last.data_ptr() == self.weight[-last.shape[0] :].data_ptr()
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs of all layers side by side."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+def fuse(modules: Sequence[Any]) -> FusedLinear | None:
+    """One matrix for these layers; None where they are not plain linear layers of one kind."""
+    plain = all(type(module) is nn.Linear for module in modules)
+    if not plain or len({(m.in_features, m.bias is None, m.weight.dtype, m.weight.device) for m in modules}) != 1:
+        return None
+    return None if any(m.weight.is_meta or m.weight.numel() == 0 for m in modules) else FusedLinear(modules)
