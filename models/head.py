@@ -1,5 +1,8 @@
 """The vocabulary head where it is asked for: float32, in chunks, the mask token never a candidate.
 
+The stock head is a `models.vocabulary.VocabularyHead`, which works out gradients chunk by chunk. A head that is wrapped
+(by a low-rank adapter) gives logits only: there each chunk is computed again in the backward pass.
+
 M wanted positions, m positions of one chunk, D width, V vocabulary.
 """
 
@@ -11,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from models.denoiser import Denoiser
+from models.vocabulary import Scoring, VocabularyHead, chunks
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -26,7 +30,7 @@ def token_logprobs(
     """Log-probability of each token at `temperature`, and entropy (nats, detached) of the untempered law. (M,) float32.
 
     Temperature 0 means 1: a greedy answer is scored under the plain law. The (M, V) logits never exist whole, neither
-    here nor in the backward pass, which computes each chunk of at most `chunk_bytes` again.
+    here nor in the backward pass: memory is that of a few chunks of `chunk_bytes`. A float64 model gives float64.
     """
     if hidden_MD.shape[:1] != token_M.shape:
         raise ValueError(f"hidden {tuple(hidden_MD.shape)} and token {tuple(token_M.shape)} must agree in M")
@@ -35,15 +39,12 @@ def token_logprobs(
     if len(token_M) == 0:
         empty_M = hidden_MD.sum(dim=-1).float()
         return empty_M, empty_M.detach()
-    scored = [
-        _chunk_logprobs(denoiser, hidden_MD[part], token_M[part], temperature or 1.0)
-        if not torch.is_grad_enabled()
-        else checkpoint(
-            _chunk_logprobs, denoiser, hidden_MD[part], token_M[part], temperature or 1.0, use_reentrant=False
-        )
-        for part in _chunks(len(token_M), denoiser.vocab_size, chunk_bytes)
-    ]
-    return torch.cat([logprob for logprob, _ in scored]), torch.cat([entropy for _, entropy in scored])
+    head, temperature = denoiser.backbone.lm_head, temperature or 1.0
+    if isinstance(head, VocabularyHead):
+        scoring = Scoring(token_M, denoiser.mask_token_id, temperature, chunk_bytes, torch.is_grad_enabled())
+        logprob_M, entropy_M = head(hidden_MD, scoring)
+        return logprob_M, entropy_M
+    return _recomputed(denoiser, hidden_MD, token_M, temperature, chunk_bytes)
 
 
 @torch.no_grad()
@@ -54,17 +55,26 @@ def logit_chunks(
 
     The caller owns each chunk and may change it in place.
     """
-    for part in _chunks(len(hidden_MD), denoiser.vocab_size, chunk_bytes):
-        yield part, _masked_logits(denoiser, hidden_MD[part])
+    for part in chunks(len(hidden_MD), denoiser.vocab_size, chunk_bytes):
+        yield part, _masked_logits(denoiser, hidden_MD[part]).float()
 
 
-def _chunks(num_positions: int, vocab_size: int, chunk_bytes: int) -> list[slice]:
-    size = max(1, chunk_bytes // (4 * vocab_size))
-    return [slice(start, min(start + size, num_positions)) for start in range(0, num_positions, size)]
+def _recomputed(
+    denoiser: Denoiser, hidden_MD: torch.Tensor, token_M: torch.Tensor, temperature: float, chunk_bytes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Through any head that gives logits; with gradients each chunk is computed twice."""
+    scored = [
+        _chunk_logprobs(denoiser, hidden_MD[part], token_M[part], temperature)
+        if not torch.is_grad_enabled()
+        else checkpoint(_chunk_logprobs, denoiser, hidden_MD[part], token_M[part], temperature, use_reentrant=False)
+        for part in chunks(len(token_M), denoiser.vocab_size, chunk_bytes)
+    ]
+    return torch.cat([logprob for logprob, _ in scored]), torch.cat([entropy for _, entropy in scored])
 
 
 def _masked_logits(denoiser: Denoiser, hidden_mD: torch.Tensor) -> torch.Tensor:
-    logits_mV = denoiser.head(hidden_mD).float()
+    logits_mV = denoiser.head(hidden_mD)
+    logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
     logits_mV[:, denoiser.mask_token_id] = float("-inf")
     return logits_mV
 
@@ -81,4 +91,4 @@ def _chunk_logprobs(
 def _entropy(logits_mV: torch.Tensor) -> torch.Tensor:
     """-sum p log p with 0 log 0 = 0."""
     logprob_mV = logits_mV.log_softmax(dim=1)
-    return -(logprob_mV.exp() * logprob_mV.clamp(min=torch.finfo(torch.float32).min)).sum(dim=1)
+    return -(logprob_mV.exp() * logprob_mV.clamp(min=torch.finfo(logprob_mV.dtype).min)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""The arithmetic of one layer beside attention, in two forms: differentiable, and in place for forwards without gradients.
+"""The arithmetic of a layer beside attention, in two forms: differentiable, and in place where no gradient is wanted.
 
 Both give the stock layer's result; the second may round differently in the last bits. M tokens, D width, H query heads,
 K key heads, E channels of a head.
@@ -19,6 +19,23 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 
 class Differentiable:
     """Stock modules, nothing in place."""
+
+    def padded(self, num_tokens: int) -> int:
+        """Tokens that a forward of `num_tokens` is filled up to."""
+        return num_tokens
+
+    def begin(self) -> None:
+        """Called before each forward."""
+
+    def before(
+        self, layer: Any, hidden_1MD: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What comes before attention: queries (M, H, E), keys (M, K, E), values (M, K, E)."""
+        return self.project(layer, self.norm(layer.input_layernorm, hidden_1MD), rotary)
+
+    def after(self, layer: Any, hidden_1MD: torch.Tensor, attended_1MD: torch.Tensor) -> torch.Tensor:
+        """What comes after it: hidden states of the next layer."""
+        return self.feed_forward(layer, self.add(hidden_1MD, layer.self_attn.o_proj(attended_1MD)))
 
     def norm(self, module: Any, hidden_1MD: torch.Tensor) -> torch.Tensor:
         """A norm of the layer."""

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from models import plain_backward
 from models.cache import KeyValues
+from models.compiled import Compiled, CompileMode
 from models.layer_ops import Differentiable, InPlace, Rotary
 from models.packing import Packing, Run
 
@@ -72,13 +74,22 @@ class Stack:
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self._model: Any = backbone.model
-        self._differentiable, self._in_place = Differentiable(), InPlace()
+        self._differentiable: Differentiable = Differentiable()
+        self._in_place: InPlace = InPlace()
+        self.compile_mode: CompileMode = "off"
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
 
     def fuse(self) -> None:
         """Join the projections of each layer, for forwards of few tokens without gradients; costs no memory."""
         self._in_place.fuse(self._model.layers)
+
+    def compile(self, mode: CompileMode, *, backend: str = "inductor") -> None:
+        """Compile the layers of forwards without gradients (`models.compiled`); `off` undoes it."""
+        if mode != self.compile_mode:
+            self._in_place = InPlace() if mode == "off" else Compiled(mode, backend=backend)
+            self.compile_mode = mode
+            self.fuse()
 
     def start(
         self,
@@ -90,8 +101,13 @@ class Stack:
     ) -> Pending:
         """Run every layer but the last, and the last one's keys and values."""
         ops = self._differentiable if torch.is_grad_enabled() else self._in_place
+        ops.begin()
+        num_fill = ops.padded(packing.num_tokens) - packing.num_tokens
+        position_M = packing.position_M
+        if num_fill:
+            token_M, position_M = pad(token_M, (0, num_fill)), pad(position_M, (0, num_fill))
         hidden_1MD = self._model.embed_tokens(token_M[None])
-        rotary = self._model.rotary_emb(hidden_1MD, packing.position_M[None])
+        rotary = self._model.rotary_emb(hidden_1MD, position_M[None])
         *layers, last = self._model.layers
         for index, layer in enumerate(layers):
             arguments = (ops, layer, index, hidden_1MD, rotary, packing, cache, observer)
@@ -146,13 +162,16 @@ def _run_layer(
     cache: KeyValues | None,
     observer: Observer | None,
 ) -> torch.Tensor:
-    attention = layer.self_attn
-    query_MHE, key_MKE, value_MKE = ops.project(layer, ops.norm(layer.input_layernorm, hidden_1MD), rotary)
+    scaling = layer.self_attn.scaling
+    query_MHE, key_MKE, value_MKE = ops.before(layer, hidden_1MD, rotary)
     keys = _kept(index, key_MKE, value_MKE, packing, cache)
     if observer is not None and index in observer.layers:
-        observer.add(packing, query_MHE, keys, attention.scaling)
-    attended_1MD = attention.o_proj(_attend(query_MHE, keys, packing.runs, attention.scaling))
-    return ops.feed_forward(layer, ops.add(hidden_1MD, attended_1MD))
+        observer.add(packing, query_MHE, keys, scaling)
+    num_fill = hidden_1MD.shape[1] - packing.num_tokens
+    if num_fill:
+        query_MHE = query_MHE[: packing.num_tokens]
+    attended_1MD = _attend(query_MHE, keys, packing.runs, scaling)
+    return ops.after(layer, hidden_1MD, pad(attended_1MD, (0, 0, 0, num_fill)) if num_fill else attended_1MD)
 
 
 def _finish_layer(layer: Any, pending: Pending, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -167,6 +186,8 @@ def _finish_layer(layer: Any, pending: Pending, flat_W: torch.Tensor, counts: Se
 def _kept(
     index: int, key_MKE: torch.Tensor, value_MKE: torch.Tensor, packing: Packing, cache: KeyValues | None
 ) -> Keys:
+    if len(key_MKE) > packing.num_tokens:
+        key_MKE, value_MKE = key_MKE[: packing.num_tokens], value_MKE[: packing.num_tokens]
     if cache is not None:
         cache.write(index, packing, key_MKE, value_MKE)
     return Keys(key_MKE, value_MKE, cache, index, packing.stretches)

@@ -1,14 +1,13 @@
 """The vocabulary head as a module that scores tokens chunk by chunk, its gradient worked out in the same loop.
 
-The stock head gives logits; released learners then hold them all, or compute each chunk again in the backward pass.
-Here one call of the module turns hidden states into log-probabilities. While a chunk's law p is at hand, so is the slope
+One call of the module turns hidden states into log-probabilities. While a chunk's law p is at hand, so is the slope
 
     d log p(token) / d logits = (onehot(token) - p) / temperature
 
-and with it the gradient of the hidden state: two matrix products, nothing computed again. The weight's own gradient needs
-the slopes once more, multiplied by what comes from above: they are kept up to a few chunks' memory, and those of further
-chunks are computed again. With a frozen head none are. One call, however many chunks, is also what ZeRO-3 needs: it
-gathers the weight when the module is called, on all ranks equally often.
+and with it the gradient of the hidden state: two matrix products, nothing computed again. The weight's own gradient
+needs the slopes once more, multiplied by what comes from above: they are kept up to a few chunks' memory, and those of
+further chunks are computed again. With a frozen head none are. One call, however many chunks, is also what ZeRO-3
+needs: it gathers the weight when the module is called, which has to happen equally often on all ranks.
 
 M positions, m positions of one chunk, D width, V vocabulary.
 """
@@ -151,26 +150,17 @@ def _score(
     """Log-probability, entropy of the untempered law, and onehot - p; overwrites the logits."""
     token_m1 = token_m[:, None]
     logits_mV[:, scoring.mask_token_id] = -torch.inf
-    tempered_mV = logits_mV / scoring.temperature if scoring.temperature != 1.0 else logits_mV
-    normaliser_m1 = tempered_mV.logsumexp(dim=1, keepdim=True)
-    logprob_m = (tempered_mV.gather(1, token_m1) - normaliser_m1)[:, 0]
-    if tempered_mV is logits_mV:
-        law_mV, entropy_m = _entropy(logits_mV, normaliser_m1, scoring.mask_token_id)
+    log_law_mV = logits_mV.log_softmax(dim=1)
+    law_mV = log_law_mV.exp()
+    if scoring.temperature != 1.0:
+        tempered_mV = logits_mV.div_(scoring.temperature).log_softmax(dim=1)
+        logprob_m = tempered_mV.gather(1, token_m1)[:, 0]
     else:
-        _, entropy_m = _entropy(logits_mV, logits_mV.logsumexp(dim=1, keepdim=True), scoring.mask_token_id)
-        law_mV = tempered_mV.sub_(normaliser_m1).exp_() if wants_slope else tempered_mV
+        tempered_mV, logprob_m = log_law_mV, log_law_mV.gather(1, token_m1)[:, 0]
+    log_law_mV[:, scoring.mask_token_id] = 0.0  # 0 log 0 is 0
+    entropy_m = -torch.linalg.vecdot(law_mV, log_law_mV)
     if not wants_slope:
         return logprob_m, entropy_m, None
-    slope_mV = law_mV.neg_()
+    slope_mV = (law_mV if tempered_mV is log_law_mV else tempered_mV.exp_()).neg_()
     slope_mV.scatter_add_(1, token_m1, torch.ones_like(slope_mV[:, :1]))
     return logprob_m, entropy_m, slope_mV
-
-
-def _entropy(
-    logits_mV: torch.Tensor, normaliser_m1: torch.Tensor, mask_token_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The law and -sum p log p, where the mask's 0 log 0 is 0; overwrites the logits."""
-    log_law_mV = logits_mV.sub_(normaliser_m1)
-    law_mV = log_law_mV.exp()
-    log_law_mV[:, mask_token_id] = 0.0
-    return law_mV, -torch.linalg.vecdot(law_mV, log_law_mV)

@@ -96,6 +96,9 @@ class Batch:
         if commit.evaluated is not None:
             evaluate, row_R = commit.evaluated
             kept = row_R.tolist()
+        if commit.position_logprob_R is not None:
+            for row, logprob in zip(self._rows, commit.position_logprob_R.tolist(), strict=True):
+                row.position_logprobs.append(logprob)
         for row, forwards, place in zip(self._rows, extra, kept, strict=True):
             row.step += 1
             row.block_step += 1
@@ -140,6 +143,8 @@ class Batch:
             exact_likelihood=engine.sampler.exact_likelihood or request.temperature == 0,
             temperature=request.temperature,
             top_p=request.top_p,
+            top_k=request.top_k,
+            position_logprobs=np.asarray(row.position_logprobs, dtype=np.float32),
             block_length=engine.layout.block_length or len(token_T),
             cache=engine.policy.describe(),
             computed=np.asarray(row.computed, dtype=np.int32).reshape(-1, 2),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -51,6 +51,8 @@ class RolloutConfig(DecodingConfig):
     """Canvas tokens of all sequences that a worker denoises at once."""
     max_batch_rows: int = Field(default=1024, ge=1)
     """Sequences that a worker denoises at once."""
+    compile_mode: Literal["off", "default", "graphs"] = "off"
+    """Whether torch.compile fuses the layers (`default`) and replays them as CUDA graphs (`graphs`); for GPUs."""
     timeout_s: float = Field(default=600, gt=0)
     """Deadline for one batch of prompts on a worker."""
     max_retries: int = Field(default=2, ge=0)

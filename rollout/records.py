@@ -69,6 +69,10 @@ class Trajectory:
     temperature: float
     top_p: float
     block_length: int
+    top_k: int = 0
+    """Most likely tokens drawn from; 0 is all of them."""
+    position_logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """(S,) float32. Log-probability of each step's choice of slots, where the sampler draws it; empty otherwise."""
     cache: str = "none"
     """Reuse of keys and values: `none` and `block` are exact; `prefix...` and `dual...` (with their refresh rule) are
     not, so `logprobs` are those of the law drawn from, which a replay without the cache only approximates."""

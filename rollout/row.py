@@ -44,6 +44,7 @@ class Row:
     """A prediction of the canvas as it is now, made for a candidate of the last step: (evaluation, row in it)."""
     computed: list[tuple[int, int]] = field(default_factory=list)
     num_forwards: int = 0
+    position_logprobs: list[float] = field(default_factory=list)
 
     @staticmethod
     def of(index: int, request: Request, slot: int, layout: Layout, *, version: int) -> Row:

@@ -51,6 +51,7 @@ class RolloutWorker:
         denoiser = models.load(self._model.path, dtype=getattr(torch, self._model.dtype), device=device)
         if self._model.lora is not None:
             models.apply_lora(denoiser, self._model.lora)
+        denoiser.stack.compile(self._rollout.compile_mode)
         self._denoiser = denoiser.eval().requires_grad_(False)
         self._version = 0
 

@@ -147,3 +147,46 @@ def test_a_blocks_probe_equals_the_materialised_matrix() -> None:
         torch.testing.assert_close(column.sums()[s][masked_SL[s]], expected, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(row.sums()[s][masked_SL[s]], sums.row_sum_BT[0, slots], atol=1e-6, rtol=1e-5)
     assert not column.sums()[~masked_SL].any()
+
+
+@pytest.mark.parametrize("mode", ["default", "graphs"])
+@torch.no_grad()
+def test_compiled_layers_give_the_same_and_may_fill_a_forward_up(mode: str) -> None:
+    """Through dynamo without its code generator: fixed sizes, fill tokens, and weights loaded in place afterwards."""
+    denoiser, lengths = models.create(CONFIGS["llada"], seed=3).eval(), [13, 9, 9, 20]
+    tokens = sequences(lengths)
+    packing = denoiser.packing(whole(lengths))
+
+    def packed() -> torch.Tensor:
+        return denoiser.start(torch.cat(tokens), packing).hidden(torch.arange(packing.num_tokens), lengths)
+
+    denoiser.stack.compile(mode, backend="eager")
+    torch.testing.assert_close(packed(), torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)
+    for parameter in denoiser.parameters():
+        parameter.mul_(1.1)
+    torch.testing.assert_close(packed(), torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num_tokens", "filled"), [(1, 16), (16, 16), (51, 64), (512, 512), (513, 544), (1000, 1024)])
+def test_forwards_are_filled_up_by_a_sixteenth_at_most(num_tokens: int, filled: int) -> None:
+    from models.compiled import Compiled
+
+    assert Compiled("graphs", backend="eager").padded(num_tokens) == filled
+    assert Compiled("default", backend="eager").padded(num_tokens) == num_tokens
+
+
+def test_fused_projections_follow_their_weights() -> None:
+    denoiser, lengths = models.create(CONFIGS["dream"], seed=3).eval(), [13, 9]
+    tokens = sequences(lengths)
+    packing = denoiser.packing(whole(lengths))
+    denoiser.stack.fuse()
+    with torch.no_grad():
+        for change in ("in place", "elsewhere"):
+            for parameter in denoiser.parameters():
+                if change == "in place":
+                    parameter.mul_(1.3)
+                else:
+                    parameter.data = parameter.data * 0.7
+            pending = denoiser.start(torch.cat(tokens), packing)
+            hidden = pending.hidden(torch.arange(packing.num_tokens), lengths)
+            torch.testing.assert_close(hidden, torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ import rollout
 import samplers
 from samplers.count import CountRule, Threshold
 from samplers.position import Confidence, Entropy, Margin
+from samplers.prediction import Need
 from samplers.sampler import Sampler
 from tests.parity import published_decoders
 
@@ -48,26 +49,26 @@ def dream_counts(num_masked: int, steps: int, eps: float) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class DreamSchedule:
+class DreamSchedule(CountRule):
     steps: int
     eps: float
-    needs_prediction: ClassVar[bool] = False
 
-    def count(self, state, top_prob_RL):
-        rows = zip(state.block_masked_R.tolist(), state.block_step_R.tolist(), strict=True)
-        return torch.tensor([dream_counts(num_masked, self.steps, self.eps)[step] for num_masked, step in rows])
+    def select(self, ranked):
+        rows = zip(ranked.state.block_masked_R.tolist(), ranked.state.block_step_R.tolist(), strict=True)
+        return ranked.first(torch.tensor([dream_counts(n, self.steps, self.eps)[step] for n, step in rows]))
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class AtLeast(CountRule):
     """LLaDA2: every slot that reaches a threshold, and never fewer than a number."""
 
     tau: float
     number: int
-    needs_prediction: ClassVar[bool] = True
 
-    def count(self, state, top_prob_RL):
-        return Threshold(self.tau).count(state, top_prob_RL).clamp(min=self.number)
+    needs = Need.TOP_PROB
+
+    def select(self, ranked):
+        return Threshold(self.tau).select(ranked) | ranked.first(torch.full_like(ranked.state.masked_R, self.number))
 
 
 def position_first(position, count: CountRule) -> Sampler:

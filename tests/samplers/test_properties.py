@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import samplers
 from samplers.choice import choose
@@ -116,6 +117,34 @@ def test_every_position_is_committed_exactly_once(name, options) -> None:
     assert len(commits) <= LENGTH
     assert sum(len(commit.row_K) for commit in commits) == rows * LENGTH
     assert bool((token_RL >= 0).all())
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for the device: numbers read back, and lists whose length must be known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers, self.lists = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.numbers += func is torch.ops.aten._local_scalar_dense.default
+        self.lists += func is torch.ops.aten.nonzero.default
+        return func(*args, **(kwargs or {}))
+
+
+@EACH
+def test_a_step_reads_no_number_back_and_makes_two_lists_at_most(name, options) -> None:
+    masked_RL, table, attention_RL, changes = random_case(6)
+    sampler = samplers.build(name, **options)
+    budgets = ({}, {"block_steps_R": torch.zeros(ROWS, dtype=torch.int64)})
+    states = [state_of(masked_RL, sampler=sampler, **changes | budget) for budget in budgets]
+    for state in states:
+        with Reads() as reads:
+            sampler.step(state, TableModel(table, attention_RL))
+        assert reads.numbers == 0
+        assert reads.lists <= 2
+    if not state.whole_response and (name, options) in (("ar", {}), ("random", {})):
+        assert reads.lists == 0  # one slot a row, and nothing asked of the model before it is known
 
 
 class One(CountRule):
