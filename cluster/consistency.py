@@ -8,6 +8,9 @@ from cluster.config import TrainRecipe
 from cluster.recipe import Loaded
 from rollout.config import DecodingConfig
 
+PARALLEL = ("tau", "f", "gamma")
+"""Sampler options that let a step commit as many slots as a rule allows."""
+
 
 def check_settings(loaded: Loaded[Any]) -> list[str]:
     """Refuse combinations that cannot train; warn of those that work and are not what was meant."""
@@ -61,7 +64,8 @@ def _check_likelihood(recipe: TrainRecipe) -> None:
             f"positions, so learner.objective.likelihood {likelihood!r} is undefined.\nUse a position-first sampler: "
             f"{', '.join(exact)}"
         )
-    one_a_step = rollout.sampler.options.get("tokens_per_step", 1) in (None, 1) and "tau" not in rollout.sampler.options
+    options = rollout.sampler.options
+    one_a_step = options.get("tokens_per_step", 1) in (None, 1) and not any(map(options.get, PARALLEL))
     slots_a_step = rollout.steps is None or rollout.steps >= rollout.max_new_tokens
     if likelihood == "ar_exact" and not (rollout.sampler.name == "ar" and one_a_step and slots_a_step):
         raise ValueError(
@@ -78,10 +82,10 @@ def _sampler_names() -> list[str]:
 
 
 def _step_warnings(section: str, decoding: DecodingConfig) -> list[str]:
-    options = {"tokens_per_step", "tau"} & set(decoding.sampler.options)
+    options = [name for name in ("tokens_per_step", *PARALLEL) if name in decoding.sampler.options]
     if decoding.steps is None or not options:
         return []
-    return [f"{section}.steps {decoding.steps} overrides {section}.sampler.options.{options.pop()}: leave one out"]
+    return [f"{section}.steps {decoding.steps} overrides {section}.sampler.options.{options[0]}: leave one out"]
 
 
 def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
