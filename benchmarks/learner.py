@@ -18,64 +18,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 import models
-from benchmarks.random_llada import random_llada
+from benchmarks.learner_floor import print_floor
+from benchmarks.models import random_llada
+from benchmarks.sink import learner_gradient
 from benchmarks.timing import in_turn, machine
-from learner import BatchStats, Sample, policy_update
-from learner.config import ObjectiveConfig
+from learner import Sample
 from rollout.records import Trajectory
 
-T = TypeVar("T")
 PROMPT, ANSWER = 32, 32
 ONE_SLOT = "one slot a pass"
 WHOLE_HEAD = "one slot a pass, whole head"
 TOLERANCE = 1e-5
 PROC = Path("/proc/self")
-
-
-class GradientSink:
-    """A trainer that only adds gradients up: what an update computes, without an optimizer."""
-
-    def __init__(self, denoiser: models.Denoiser) -> None:
-        self.denoiser = denoiser
-
-    def evaluate(self, compute: Callable[[], T]) -> T:
-        """One pass without gradients."""
-        with torch.no_grad():
-            return compute()
-
-    def backward(self, compute: Callable[[], torch.Tensor]) -> float:
-        """One pass and its backward pass."""
-        loss = compute()
-        loss.backward()
-        return float(loss.detach())
-
-    def align(self) -> None:
-        """There is one rank."""
-
-    def step(self) -> dict[str, float]:
-        """Leave the gradients where they are."""
-        return {"grad_norm": 0.0, "lr": 0.0}
-
-    @contextmanager
-    def reference(self) -> Iterator[models.Denoiser]:
-        """The weights never move."""
-        yield self.denoiser
-
-    def sum_over_ranks(self, values: dict[str, float]) -> dict[str, float]:
-        """There is one rank."""
-        return values
-
-    max_over_ranks = sum_over_ranks
 
 
 def left_to_right_samples(number: int) -> list[Sample]:
@@ -104,13 +66,6 @@ def left_to_right_samples(number: int) -> list[Sample]:
         )
         for index in range(number)
     ]
-
-
-def learner_gradient(denoiser: models.Denoiser, samples: Sequence[Sample], *, micro_batch_tokens: int) -> None:
-    """Add the gradient of the JustGRPO loss to the weights' `.grad`, by the learner's own update."""
-    objective = ObjectiveConfig(likelihood="ar_exact", normaliser="sequence")
-    stats = BatchStats.of(samples)
-    policy_update(GradientSink(denoiser), samples, stats, objective, micro_batch_tokens=micro_batch_tokens)
 
 
 def plain_gradient(denoiser: models.Denoiser, samples: Sequence[Sample], *, whole_head: bool) -> None:
@@ -218,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="answers in the timed update")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="token budget of the timed update")
     parser.add_argument("--budgets", type=int, nargs="*", default=[1024, 4096, 16384], help="budgets to measure")
+    parser.add_argument("--floor", action="store_true", help="only the fraction of the floor, about 2 minutes")
     parser.add_argument("--measure", type=int, nargs=2, metavar=("BUDGET", "ANSWERS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -225,6 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     torch.set_num_threads(options.threads)
     print(machine(), flush=True)
+    if options.floor:
+        print_floor(answers=1, budget=options.micro_batch_tokens, repetitions=options.repetitions)
+        return 0
     gap = compare(options)
     if (PROC / "clear_refs").exists():
         memory_table(options.budgets, numbers=(8, 16))

@@ -1,16 +1,16 @@
-"""The baseline: a straightforward masked-diffusion decoder with the cost profile of the published LLaDA sampler.
+"""Baseline: a masked-diffusion decoder with the cost profile of the published LLaDA sampler.
 
 Every step runs the whole canvas through the model and the vocabulary head, draws at every position by float64 Gumbel
 noise, takes a softmax over the whole canvas, and picks positions row by row. Low-confidence remasking, prompts of equal
 length, no early end. It is here to be compared with, so it keeps these costs on purpose.
-B sequences, N canvas positions, V vocabulary.
+B sequences, N canvas positions, P prompt tokens, T response slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
 
-from models import Denoiser
+from benchmarks.stock import Stock
 
 
 def gumbel_argmax(logits_BNV: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
@@ -24,18 +24,18 @@ def gumbel_argmax(logits_BNV: torch.Tensor, temperature: float, generator: torch
 
 @torch.no_grad()
 def decode(
-    denoiser: Denoiser,
+    stock: Stock,
     prompt_BP: torch.Tensor,
     *,
     max_new_tokens: int,
     steps: int,
     block_length: int,
-    temperature: float,
-    seed: int,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> torch.Tensor:
     """Answer tokens (B, T) of prompts of one length."""
     generator = torch.Generator().manual_seed(seed)
-    mask_id, (num_rows, prompt_length) = denoiser.mask_token_id, prompt_BP.shape
+    mask_id, (num_rows, prompt_length) = stock.mask_token_id, prompt_BP.shape
     canvas_BN = torch.full((num_rows, prompt_length + max_new_tokens), mask_id)
     canvas_BN[:, :prompt_length] = prompt_BP
     num_blocks = max_new_tokens // block_length
@@ -44,7 +44,7 @@ def decode(
         start = prompt_length + block * block_length
         for step in range(steps_per_block):
             masked_BN = canvas_BN == mask_id
-            logits_BNV = denoiser.logits(canvas_BN)
+            logits_BNV = stock.logits(canvas_BN)
             logits_BNV[..., mask_id] = -torch.inf
             token_BN = gumbel_argmax(logits_BNV, temperature, generator)
             confidence_BN = logits_BNV.softmax(dim=-1).gather(-1, token_BN[..., None])[..., 0]

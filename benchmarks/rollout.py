@@ -1,84 +1,129 @@
-"""`unmask bench rollout`: the engine against a plain decoder on the same weights, in one process.
+"""`unmask bench rollout`: the engine against baselines on the same weights, in one process.
 
-Random weights of LLaDA's architecture: 4 layers of width 256, vocabulary 8192, float32. 8 prompts of 64 tokens, 64 new
-tokens in 64 steps, blocks of 32, temperature 1. Both decode by low-confidence remasking (`lcr`), the plain decoder's
-only rule; `confidence` is the engine's position-first rule, which reinforcement learning uses. No end token is ever
-drawn, so all make exactly 64 steps. The laws of the two are compared on a model small enough to count answers.
+Random weights, LLaDA's architecture: width 256, 6 layers, 8 heads, feed-forward 768, vocabulary 4096, float32; for
+`groups` SDAR's architecture in the same size. Prompts of 128 tokens, answers of 128, blocks of 32, if not said
+otherwise. No end token is ever predicted, so lengths are fixed (`ragged` plans its ends).
+
+    exact    cache `none`, T = 0 and T = 1, against a plain decoder with the costs of the published LLaDA sampler
+    dual     cache `dual`, one token a step and threshold 0.9, against a loop with the costs of published Fast-dLLM
+    ragged   256 log-normal answers (cap 64, blocks of 8) through 16 slots, against static batches
+    groups   32 answers to 2 prompts of 512 tokens, block-causal, prompts shared against not shared
+    share    time outside backbone and head, T = 1
+    law      the plain decoder and the engine draw from the same law
+
+Times are processor time, taken in turn; ratios are medians over the rounds. The floor is the needed floating-point
+work (`benchmarks/floor.py`) at the speed of matrix products measured in every round.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 
-import samplers
-from benchmarks.plain_decoder import decode
-from benchmarks.random_llada import random_llada
-from benchmarks.timing import in_turn, machine
-from rollout import Engine
+import models
+from benchmarks import history
+from benchmarks.batching_cases import groups, ragged
+from benchmarks.finding import Finding, Lengths
+from benchmarks.law import law_distance as law_distance
+from benchmarks.models import tiny, tiny_block_causal
+from benchmarks.rollout_cases import dual, exact, share
+from benchmarks.stock import Stock
+from benchmarks.timing import machine
 
-PLAIN = "plain decoder (lcr)"
-
-
-def law_distance(*, number: int, sampler: str = "lcr") -> tuple[float, float]:
-    """Total variation between the answers of the two decoders on an enumerable model, and that of chance alone.
-
-    `number` answers of each. The second number is the distance between two lots of the engine's own answers.
-    """
-    denoiser = random_llada(width=64, layers=1, vocabulary=6)
-    prompt = [1, 2, 3]
-    engine = Engine(denoiser, samplers.build(sampler), block_length=3, max_batch_tokens=2**20)
-    answers = engine.generate([prompt], num_samples=2 * number, max_new_tokens=3, temperature=1.0, seed=1)
-    ours = [tuple(answer.tokens.tolist()) for answer in answers]
-    prompt_BP = torch.tensor([prompt]).expand(number, -1)
-    plain = decode(denoiser, prompt_BP, max_new_tokens=3, steps=3, block_length=3, temperature=1.0, seed=2)
-    theirs = [tuple(row) for row in plain.tolist()]
-    return _total_variation(ours[:number], theirs), _total_variation(ours[:number], ours[number:])
+RAGGED = Lengths(prompt=16, answer=64, block=8)
+GROUPS = Lengths(prompt=512, answer=128, block=4)
 
 
-def _total_variation(a: Sequence[tuple[int, ...]], b: Sequence[tuple[int, ...]]) -> float:
-    count_a, count_b = Counter(a), Counter(b)
-    keys = set(count_a) | set(count_b)
-    return sum(abs(count_a[key] / len(a) - count_b[key] / len(b)) for key in keys) / 2
+class Cases:
+    """The cases in the sizes of the report."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.lengths = Lengths()
+
+    @cached_property
+    def denoiser(self) -> models.Denoiser:
+        """The model of all cases but `groups`."""
+        return tiny()
+
+    @cached_property
+    def stock(self) -> Stock:
+        """What the baselines compute with."""
+        return Stock(self.denoiser)
+
+    def exact(self) -> Iterator[Finding]:
+        """Greedy and drawing, in every batch size."""
+        common = {"steps": self.options.steps, "lengths": self.lengths, "repetitions": self.options.repetitions}
+        for batch in self.options.batches:
+            for greedy in (True, False):
+                yield exact(self.denoiser, self.stock, batch=batch, greedy=greedy, **common)
+
+    def dual(self) -> Iterator[Finding]:
+        """One token a step and by threshold, in every batch size."""
+        common = {"lengths": self.lengths, "repetitions": self.options.repetitions}
+        for batch in self.options.batches:
+            for threshold in (None, 0.9):
+                yield dual(self.denoiser, self.stock, batch=batch, threshold=threshold, **common)
+
+    def ragged(self) -> Iterator[Finding]:
+        """One round: the work is the same in each, and a round takes minutes."""
+        yield ragged(
+            self.denoiser, self.stock, sequences=256, slots=16, tokens_per_step=4, lengths=RAGGED, repetitions=1
+        )
+
+    def groups(self) -> Iterator[Finding]:
+        """Two groups of 16."""
+        denoiser, repetitions = tiny_block_causal(), self.options.repetitions
+        yield groups(denoiser, num_prompts=2, num_samples=16, lengths=GROUPS, repetitions=repetitions)
+
+    def share(self) -> Iterator[Finding]:
+        """The largest batch."""
+        sizes = {"batch": max(self.options.batches), "steps": self.options.steps, "lengths": self.lengths}
+        yield share(self.denoiser, repetitions=self.options.repetitions, **sizes)
+
+    def law(self) -> Iterator[Finding]:
+        """Total variation on an enumerable model."""
+        distance, chance = law_distance(number=self.options.answers)
+        report = f"total variation {distance:.4f} between the decoders, {chance:.4f} between two lots of one decoder"
+        yield Finding(f"law, {self.options.answers} answers each", {}, report)
+
+    def named(self) -> dict[str, Callable[[], Iterator[Finding]]]:
+        """Cases by name."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+NAMES = ("exact", "dual", "ragged", "groups", "share", "law")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print what each case found; return 1 if tokens differ that should not."""
     parser = argparse.ArgumentParser(
         prog="unmask bench rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="cases to run")
+    parser.add_argument("--repetitions", type=int, default=3, help="rounds; ratios are medians")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 1], help="batch sizes of exact and dual")
+    parser.add_argument("--steps", type=int, default=64, help="denoising steps of an answer in exact and share")
     parser.add_argument("--answers", type=int, default=6000, help="answers of each decoder to compare the laws by")
+    parser.add_argument("--record", action="store_true", help=f"append the ratios to {history.HISTORY.name}")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    denoiser = random_llada(width=256, layers=4, vocabulary=8192)
-    prompt_BP = torch.randint(8000, (8, 64), generator=torch.Generator().manual_seed(0))
-    prompts = prompt_BP.tolist()
-    engines = {name: Engine(denoiser, samplers.build(name), block_length=32) for name in ("lcr", "confidence")}
-    plain = partial(decode, denoiser, prompt_BP, max_new_tokens=64, block_length=32, temperature=1.0, seed=0)
-
     print(machine(), flush=True)
-    print("batch 8, prompt 64, 64 new tokens, 64 steps, blocks of 32, T = 1, V = 8192, 4 layers of width 256, float32")
-    plain(steps=2)
-    for engine in engines.values():
-        engine.generate(prompts, max_new_tokens=64, steps=2, temperature=1.0)
-    runs = {
-        f"engine ({name})": partial(engine.generate, prompts, max_new_tokens=64, temperature=1.0)
-        for name, engine in engines.items()
-    }
-    timings = in_turn({**runs, PLAIN: partial(plain, steps=64)}, repetitions=options.repetitions)
-    print(timings.table(PLAIN), flush=True)
-    distance, chance = law_distance(number=options.answers)
-    print(
-        f"law of the answers: total variation {distance:.4f} between the decoders, {chance:.4f} between two lots of "
-        f"one decoder ({options.answers} answers each)"
-    )
-    return 0
+    differences: list[str] = []
+    cases = Cases(options).named()
+    for case in options.only:
+        for finding in cases[case]():
+            print(f"\n{finding.name}\n{finding.report}", flush=True)
+            differences += finding.differences
+            if options.record and finding.ratios:
+                history.append(history.measured(f"rollout: {finding.name}", finding.ratios))
+    for difference in differences:
+        print(f"NOT IDENTICAL: {difference}")
+    return int(bool(differences))
 
 
 if __name__ == "__main__":

@@ -32,19 +32,28 @@ class Timings:
         return "\n".join(lines)
 
 
-def in_turn(runs: Mapping[str, Callable[[], object]], *, repetitions: int) -> Timings:
-    """Time functions one after the other, `repetitions` times; the caller has warmed them up."""
+def in_turn(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timings:
+    """Time functions one after the other, `repetitions` times; the caller has warmed them up.
+
+    `clock`: `time.process_time` counts what this process computed (all its threads, none of its children), however
+    often others took the processor from it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return Timings({name: tuple(values) for name, values in seconds.items()})
 
 
 def machine() -> str:
-    """Processor, threads, versions and the load of the machine, for the head of a report."""
+    """Processor, GPU, threads, versions and the load of the machine, for the head of a report."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -52,4 +61,5 @@ def machine() -> str:
         model = names[0] if names else model
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{model}, {threads}, load {os.getloadavg()[0]:.1f}, {versions}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{model}, {threads}, load {os.getloadavg()[0]:.1f}, {versions}"

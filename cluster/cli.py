@@ -311,12 +311,11 @@ def ui(
 def bench(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Run a benchmark of benchmarks/; further options are its own."""
     import importlib
-    import pkgutil
 
     import benchmarks
     from cluster.errors import nearest
 
-    known = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name[0] != "_")
+    known = benchmarks.names()
     if name not in known:
         raise ValueError(f"no benchmark is named {name!r}{nearest(name, known)}; known: {', '.join(known)}")
     raise typer.Exit(importlib.import_module(f"benchmarks.{name}").main(context.args) or 0)

@@ -58,12 +58,11 @@ def _policy(fields: dict[str, Any]) -> Any:
     from pydantic import ValidationError
 
     from cluster.errors import Problem, RecipeError, explain
-    from rollout.cache_policy import CachePolicy
+    from rollout.config import CacheConfig
 
-    CachePolicy.named(fields.get("kind", "none"))
     try:
-        return CachePolicy(**fields)
+        return CacheConfig(**fields)
     except ValidationError as error:
-        found = [(details["loc"][0], explain(details, CachePolicy)) for details in error.errors()]
+        found = [(details["loc"][0], explain(details, CacheConfig)) for details in error.errors()]
         problems = [Problem("", f"cache.{key}", problem.what, problem.known) for key, problem in found]
         raise RecipeError("command line", problems) from error

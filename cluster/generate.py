@@ -84,7 +84,7 @@ def answer(
             denoiser,
             samplers.build(name or decoding.sampler.name, **options),
             block_length=decoding.block_length,
-            cache=decoding.cache,
+            cache=decoding.cache.policy(),
             max_batch_tokens=max_batch_tokens,
         )
         places = [place for place, row in enumerate(rows) if row.sampler == name]

@@ -20,7 +20,9 @@ from reward.worker import GraderWorker
 from rollout.records import Score, Scored
 
 _ALLOWED = '{"id": text, "completion": text}, or "row" (a row or its number) in place of "id"'
-_OWN_VERDICTS = ("timeout", "blocked", "no_answer")
+_FAILED = {"timeout": "timeout", "math_timeout": "timeout", "blocked": "blocked", "no_answer": "no_answer"}
+_NO_ANSWER = ("no_answer", "no_code")
+"""Parts of a score by which a task says that a completion holds nothing to grade."""
 
 
 def grade_file(config: TaskConfig, completions: Path) -> Iterator[dict[str, Any]]:
@@ -37,10 +39,11 @@ def grade_file(config: TaskConfig, completions: Path) -> Iterator[dict[str, Any]
 def verdict(score: Score, completion: str) -> str:
     """One word for a score."""
     if not isinstance(score, Scored):
-        return score.kind if score.kind in _OWN_VERDICTS else "infra_error"
+        return _FAILED.get(score.kind, "infra_error")
     if score.parts["correct"] >= 1:
         return "pass"
-    return "fail" if completion.strip() else "no_answer"
+    has_answer = completion.strip() and not any(score.parts.get(name) for name in _NO_ANSWER)
+    return "fail" if has_answer else "no_answer"
 
 
 class _Rows:

@@ -86,7 +86,7 @@ def check_caches(recipe: Recipe, folder: Path | None) -> None:
         sections["rollout"] = recipe.rollout
     for section, decoding in sections.items():
         try:
-            decoding.cache.check(block_causal=family.block_causal)
+            decoding.cache.policy().check(block_causal=family.block_causal)
         except ValueError as error:
             raise ValueError(f"{section}.cache.kind: {error} ({family.name} is the family of {folder})") from error
 

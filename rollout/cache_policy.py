@@ -20,10 +20,9 @@ Fast-dLLM: arXiv 2505.22618.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, Protocol, get_args
-
-from pydantic import BaseModel, ConfigDict, Field
 
 CacheKind = Literal["none", "prefix", "dual", "block"]
 Refresh = Literal["block", "generated", "window", "drift"]
@@ -46,30 +45,31 @@ class Place(Protocol):
         ...
 
 
-class CachePolicy(BaseModel):
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
     """A cache and its refresh rule."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: CacheKind = "none"
     refresh: Refresh = "block"
-    """What `prefix` and `dual` compute again when a sequence enters a block."""
-    window: int = Field(default=32, ge=0)
-    """Positions on either side of the block that `window` and `drift` compute again."""
-    drift: float = Field(default=0.05, ge=0)
-    """Mean turn of the keys (1 - cosine) above which `drift` computes the whole canvas."""
-    period: int | None = Field(default=None, ge=1)
-    """Steps inside a block after which the refresh is repeated; never if not given."""
+    window: int = 32
+    drift: float = 0.05
+    period: int | None = None
 
-    @staticmethod
-    def named(kind: str) -> CachePolicy:
-        """A kind with the default refresh rule; ValueError names the nearest kind if there is none of this name."""
-        known = get_args(CacheKind)
-        if kind not in known:
-            near = get_close_matches(str(kind), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"cache is {kind!r}{hint} Allowed: {', '.join(known)}")
-        return CachePolicy(kind=kind)  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("cache", self.kind, get_args(CacheKind)),
+            ("refresh", self.refresh, get_args(Refresh)),
+        ):
+            if value not in known:
+                near = get_close_matches(str(value), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{name} is {value!r}{hint} Allowed: {', '.join(known)}")
+        if self.window < 0:
+            raise ValueError(f"window is {self.window}; it must be 0 or more")
+        if self.drift < 0:
+            raise ValueError(f"drift is {self.drift}; it must be 0 (always refresh) or more")
+        if self.period is not None and self.period < 1:
+            raise ValueError(f"period is {self.period}; it must be at least 1, or None")
 
     @property
     def exact(self) -> bool:

@@ -6,13 +6,35 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from rollout.cache_policy import CachePolicy
+from rollout.cache_policy import CacheKind, CachePolicy, Refresh
 from samplers.config import SamplerConfig
 
+_POLICY = CachePolicy()
 
-def _policy(given: Any) -> Any:
-    """A kind alone stands for a policy with the default refresh rule."""
-    return CachePolicy.named(given) if isinstance(given, str) else given
+
+class CacheConfig(BaseModel):
+    """Reuse of keys and values between forwards; a kind alone stands for the kind with the default refresh rule."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: CacheKind = _POLICY.kind
+    """`none` and, in block-causal families, `block` are exact; `prefix` and `dual` change what is drawn."""
+    refresh: Refresh = _POLICY.refresh
+    """What `prefix` and `dual` compute again when a sequence enters a block."""
+    window: int = Field(default=_POLICY.window, ge=0)
+    """Positions on either side of the block that `window` and `drift` compute again."""
+    drift: float = Field(default=_POLICY.drift, ge=0)
+    """Mean turn of the keys (1 - cosine) above which `drift` computes the whole canvas."""
+    period: int | None = Field(default=_POLICY.period, ge=1)
+    """Steps inside a block after which the refresh is repeated; never if not given."""
+
+    def policy(self) -> CachePolicy:
+        """The same for the engine."""
+        return CachePolicy(**dict(self))
+
+
+def _kind_alone(given: Any) -> Any:
+    return {"kind": given} if isinstance(given, str) else given
 
 
 class DecodingConfig(BaseModel):
@@ -32,9 +54,8 @@ class DecodingConfig(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     """Most likely tokens to draw from; 0 is all of them."""
-    cache: Annotated[CachePolicy, BeforeValidator(_policy)] = CachePolicy()
-    """Reuse of keys and values between forwards: a kind (`none`, `block`, `prefix`, `dual`) or a kind with its refresh
-    rule. `none` and, in block-causal families, `block` are exact; the others change what is drawn."""
+    cache: Annotated[CacheConfig, BeforeValidator(_kind_alone)] = CacheConfig()
+    """Reuse of keys and values between forwards: a kind (`none`, `block`, `prefix`, `dual`), or one with its rule."""
 
 
 class RolloutConfig(DecodingConfig):

@@ -53,7 +53,7 @@ class Engine:
         for name, value in (("max_batch_tokens", max_batch_tokens), ("max_batch_rows", max_batch_rows)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        policy = CachePolicy.named(cache) if isinstance(cache, str) else cache
+        policy = CachePolicy(cache) if isinstance(cache, str) else cache  # type: ignore[arg-type]
         family = denoiser.family
         policy.check(block_causal=family.block_causal)
         if family.block_causal and block_length is None:

@@ -85,6 +85,9 @@ class Trajectory:
     """(P,) int64."""
     prompt_id: str = ""
     sample_index: int = 0
+    notes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(S,) or (S, n) by name: what a sampler has noted of each step, for instance the acceptances of a Metropolis chain
+    (docs/samplers.md); empty for most."""
     text: str = ""
     """The answer, decoded up to the first end token; never contains the prompt."""
 

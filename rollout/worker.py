@@ -86,7 +86,7 @@ class RolloutWorker:
             denoiser,
             samplers.build(decoding.sampler.name, **decoding.sampler.options),
             block_length=decoding.block_length,
-            cache=decoding.cache,
+            cache=decoding.cache.policy(),
             max_batch_tokens=self._rollout.max_batch_tokens,
             max_batch_rows=self._rollout.max_batch_rows,
         )

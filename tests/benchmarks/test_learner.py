@@ -2,8 +2,9 @@ from functools import partial
 
 import pytest
 
-from benchmarks.learner import fresh, learner_gradient, left_to_right_samples, plain_gradient
-from benchmarks.random_llada import random_llada
+from benchmarks.learner import fresh, left_to_right_samples, plain_gradient
+from benchmarks.models import random_llada
+from benchmarks.sink import learner_gradient
 
 
 @pytest.mark.parametrize("whole_head", [False, True])
