@@ -32,14 +32,12 @@ class FusedLinear:
             if self.bias is not None:
                 layer.bias.data = self.bias[row:stop]
             row = stop
+        self._addresses = [layer.weight.data_ptr() for layer in layers]
 
     @property
     def is_current(self) -> bool:
         """Whether the layers' weights still are rows of the matrix."""
-        first, last = self._layers[0].weight, self._layers[-1].weight
-        return first.data_ptr() == self.weight.data_ptr() and (
-            last.data_ptr() == self.weight[-last.shape[0] :].data_ptr()
-        )
+        return all(layer.weight.data_ptr() == at for layer, at in zip(self._layers, self._addresses, strict=True))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of all layers side by side."""

@@ -79,6 +79,8 @@ class Stack:
         self.compile_mode: CompileMode = "off"
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
+        self.is_partitioned = False
+        """Weights are there only while their module is called (ZeRO-3): forwards without gradients call each too."""
 
     def fuse(self) -> None:
         """Join the projections of each layer, for forwards of few tokens without gradients; costs no memory."""
@@ -100,7 +102,7 @@ class Stack:
         observer: Observer | None = None,
     ) -> Pending:
         """Run every layer but the last, and the last one's keys and values."""
-        ops = self._differentiable if torch.is_grad_enabled() else self._in_place
+        ops = self._differentiable if torch.is_grad_enabled() or self.is_partitioned else self._in_place
         ops.begin()
         num_fill = ops.padded(packing.num_tokens) - packing.num_tokens
         position_M = packing.position_M
