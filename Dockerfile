@@ -10,7 +10,7 @@ ENV PYTHONUNBUFFERED=1 \
     RAY_AUTH_MODE=disabled
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends build-essential git \
+    && apt-get install -y --no-install-recommends build-essential git bubblewrap \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app

@@ -307,6 +307,14 @@ def ui(
     os.execve(command[0], command, {**MLFLOW_ENVIRONMENT, **os.environ})
 
 
+@app.command()
+def doctor() -> None:
+    """Show what works on this host: versions, processors, GPUs, sandboxes for programs."""
+    from cluster.doctor import examine
+
+    raise typer.Exit(examine())
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Run a benchmark of benchmarks/; further options are its own."""

@@ -21,6 +21,7 @@ MAY_IMPORT = {
 RAY_FILES = {
     "rollout/worker.py",
     "reward/worker.py",
+    "reward/sandbox/gvisor.py",
     "learner/worker.py",
     "rollout/serve.py",
     "learner/unmasking_policy.py",
