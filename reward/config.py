@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reward.code.config import CodeConfig
+
 
 class TaskConfig(BaseModel):
     """One task of a run."""
@@ -22,6 +24,8 @@ class TaskConfig(BaseModel):
     """Seed of generated rows."""
     weight: float = Field(default=1.0, gt=0)
     """Share of this task in a step's prompts, relative to the other tasks."""
+    code: CodeConfig = CodeConfig()
+    """How a task whose answers are programs runs and grades them; other tasks do not read it."""
 
 
 class RewardConfig(BaseModel):

@@ -48,10 +48,19 @@ class Task(Protocol):
 
 
 _CLASSES = {
+    "aime24": ("reward.math_task", "Aime24"),
+    "aime25": ("reward.math_task", "Aime25"),
     "arithmetic": ("reward.arithmetic", "Arithmetic"),
+    "code": ("reward.programs", "Programs"),
+    "code-tiny": ("reward.code_tiny", "CodeTiny"),
     "countdown": ("reward.countdown", "Countdown"),
     "gsm8k": ("reward.gsm8k", "Gsm8k"),
+    "humaneval": ("reward.humaneval", "HumanEval"),
     "jsonl": ("reward.custom", "Jsonl"),
+    "math": ("reward.math_task", "Math"),
+    "math500": ("reward.math_task", "Math500"),
+    "mbpp": ("reward.mbpp", "Mbpp"),
+    "mbpp-sanitized": ("reward.mbpp", "MbppSanitized"),
     "sudoku4": ("reward.sudoku", "Sudoku4"),
 }
 
