@@ -210,7 +210,9 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         limit=limit,
         seed=seed,
         max_batch_tokens=max_batch_tokens,
+        answers_file=None if json_file is None else json_file.with_suffix(".answers.jsonl"),
     )
+    _check_folder(json_file)
     decodings = [
         decoding_of(
             sampler=name,
@@ -224,7 +226,6 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         )
         for name in (_split(sampler) if sampler else [None])
     ]
-    _check_folder(json_file)
     results = run.results(decodings)
     show_evaluations(console(), [(decoding.sampler.name, result) for decoding, result in results])
     if json_file is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.evaluate import EvalResult, check_k, evaluate
+from cluster.evaluate import EvalResult, check_k, compare, evaluate
+from cluster.kept_answers import KeptAnswers
 from cluster.terminal import console
 from models.config import ModelConfig
 from reward.config import TaskConfig
@@ -35,6 +37,8 @@ class EvalRun:
     limit: int | None
     seed: int
     max_batch_tokens: int
+    answers_file: Path | None = None
+    """Where the answers of an unfinished evaluation are kept; a later call with the same settings goes on from them."""
 
     def __post_init__(self) -> None:
         check_k(self.k, num_samples=self.num_samples)
@@ -46,14 +50,17 @@ class EvalRun:
         worker = RolloutWorker(self.model, RolloutConfig(max_batch_tokens=self.max_batch_tokens))
         worker.load()
         grader = GraderWorker(self.tasks)
+        kept = None if self.answers_file is None else KeptAnswers(self.answers_file, self.model)
         found: list[Result] = []
-        with Progress(console=console(stderr=True), transient=True) as progress:
+        with _progress() as progress:
             for task in tasks:
                 for decoding in decodings:
                     bar = progress.add_task(f"{task.name} x {decoding.sampler.name}", total=rows[task.name])
                     config = EvalConfig(**dict(decoding), num_samples=self.num_samples, limit=self.limit)
-                    generate = _Generate(worker, partial(progress.advance, bar))
+                    generate = _Generate(worker, partial(progress.advance, bar), kept)
                     found.append((decoding, evaluate(generate, grader.grade, task, config, self.seed, k=self.k)))
+        if kept is not None:
+            kept.remove()
         return found
 
     def record(self, results: Sequence[Result]) -> dict[str, Any]:
@@ -74,15 +81,28 @@ class EvalRun:
                 }
                 for decoding, result in results
             ],
+            "comparisons": [comparison.numbers() for comparison in compare(named(results), seed=self.seed)],
         }
 
 
-class _Generate:
-    """A worker's answers in chunks, so that a person sees them come."""
+def named(results: Sequence[Result]) -> list[tuple[str, EvalResult]]:
+    """Each result with the name of its sampler."""
+    return [(decoding.sampler.name, result) for decoding, result in results]
 
-    def __init__(self, worker: RolloutWorker, advance: Callable[[int], None]) -> None:
+
+def _progress() -> Progress:
+    """A bar with rows done and time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console(stderr=True), transient=True)
+
+
+class _Generate:
+    """A worker's answers in chunks, so that a person sees them come, and each chunk is kept as soon as it is there."""
+
+    def __init__(self, worker: RolloutWorker, advance: Callable[[int], None], kept: KeptAnswers | None = None) -> None:
         self._worker = worker
         self._advance = advance
+        self._kept = kept
 
     def __call__(
         self, prompts: list[Prompt], num_samples: int, seed: int, decoding: DecodingConfig
@@ -91,7 +111,8 @@ class _Generate:
         answers: list[list[Trajectory]] = []
         for start in range(0, len(prompts), size):
             chunk = prompts[start : start + size]
-            answers += self._worker.generate(chunk, num_samples=num_samples, seed=seed, decoding=decoding)
+            make = partial(self._worker.generate, chunk, num_samples=num_samples, seed=seed, decoding=decoding)
+            answers += make() if self._kept is None else self._kept.answer(chunk, num_samples, seed, decoding, make)
             self._advance(len(chunk))
         return answers
 

@@ -5,21 +5,24 @@ failed grading leaves the denominator and is counted, it is never a wrong answer
 
     pass@k = mean over rows of 1 - C(n - c, k) / C(n, k)        n = 4, c = 1, k = 2: 1 - C(3, 2) / C(4, 2) = 0.5
 
+maj@n is the share of rows whose most frequent answer (the whole text, ties by first seen) is right.
+
 Confidence is 95 %. Rows are the independent trials. Wilson's interval serves pass@1 with R trials; where a row has many
 samples its mean varies less than a coin does, so the interval is if anything too wide. Everything else is a percentile
-bootstrap over rows.
+bootstrap over rows; two samplers are compared on the rows that both have answered.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from statistics import NormalDist
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from cluster.chain_report import chain_numbers
+from cluster.statistics import Interval, bootstrap, majority, paired, pass_at_k, wilson
 from reward.tasks import Task
 from rollout.config import DecodingConfig, EvalConfig
 from rollout.records import Failed, Group, Prompt, Score, Scored, Trajectory
@@ -28,10 +31,6 @@ Generate = Callable[[list[Prompt], int, int, DecodingConfig], list[list[Trajecto
 """Prompts, number of samples, seed, decoding: the answers of each prompt."""
 Grade = Callable[[list[tuple[str, Mapping[str, Any], str]]], list[Score]]
 """(task, row, completion) triples: a score of each."""
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,15 @@ class EvalResult:
     """Answers that could not be graded."""
     samples: tuple[Group, ...]
     """Everything that was drawn and graded."""
+    majority: float = math.nan
+    """maj@n."""
+    majority_interval: Interval = (math.nan, math.nan)
+    empty_rate: float = math.nan
+    """Share of answers without any text."""
+    entropy: float = math.nan
+    """Mean entropy in nats of the model's prediction at the tokens that count."""
+    chain: dict[str, Any] = field(default_factory=dict)
+    """Acceptances and costs of a Metropolis sampler; empty for others."""
 
     def numbers(self) -> dict[str, Any]:
         """Everything but the samples, for JSON: nan is null, and keys are texts."""
@@ -102,6 +110,7 @@ def summarise(task: str, groups: Sequence[Group], *, k: Sequence[int] = (), seed
     forwards_R = np.array([sum(t.num_forwards for t in group.trajectories) for group in groups], dtype=float)
     tokens_R = np.array([sum(map(_num_tokens, group.trajectories)) for group in groups], dtype=float)
     answers_R = np.array([len(group.trajectories) for group in groups], dtype=float)
+    vote_R = np.array([majority(votes) for votes in map(_votes, groups) if votes], dtype=float)
     low, high = wilson(accuracy, len(counted))
     return EvalResult(
         task=task,
@@ -119,37 +128,72 @@ def summarise(task: str, groups: Sequence[Group], *, k: Sequence[int] = (), seed
         num_rows=len(counted),
         num_failed=sum(isinstance(score, Failed) for group in groups for score in group.scores),
         samples=tuple(groups),
+        majority=_mean(vote_R),
+        majority_interval=bootstrap(vote_R, np.ones_like(vote_R), generator),
+        empty_rate=_mean([not trajectory.text.strip() for trajectory in trajectories]),
+        entropy=_mean(np.concatenate([t.entropies[t.scored] for t in trajectories]) if trajectories else []),
+        chain=chain_numbers(trajectories),
     )
 
 
-def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
-    """Unbiased estimate for one row: 1 - C(n - c, k) / C(n, k); 1 where fewer than k samples are wrong."""
-    if not 1 <= k <= num_samples or not 0 <= num_right <= num_samples:
-        raise ValueError(f"pass@{k} of {num_right} right among {num_samples}: k must be in 1..{num_samples}")
-    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+@dataclass(frozen=True)
+class Comparison:
+    """One sampler against another on the rows of a task that both have answered; same prompts, same seeds."""
+
+    task: str
+    sampler: str
+    baseline: str
+    num_rows: int
+    pass_at: dict[int, float]
+    """pass@k of the sampler minus that of the baseline."""
+    pass_at_interval: dict[int, Interval]
+    forwards_per_answer: float
+    """Forwards of the sampler minus those of the baseline."""
+    forwards_interval: Interval
+
+    def numbers(self) -> dict[str, Any]:
+        """For JSON: nan is null, and keys are texts."""
+        plain: dict[str, Any] = _plain({field.name: getattr(self, field.name) for field in fields(self)})
+        return plain
 
 
-def wilson(share: float, num_trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a share of trials; nan without trials."""
-    if num_trials == 0:
-        return math.nan, math.nan
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    shrink = 1 + z**2 / num_trials
-    centre = (share + z**2 / (2 * num_trials)) / shrink
-    half = z * math.sqrt(share * (1 - share) / num_trials + (z / (2 * num_trials)) ** 2) / shrink
-    # At the ends the bounds are exact; computed, they would be off by a rounding error.
-    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
+def compare(results: Sequence[tuple[str, EvalResult]], *, seed: int = 0) -> list[Comparison]:
+    """Every (sampler, result) against the first of the same task."""
+    first: dict[str, tuple[str, EvalResult]] = {}
+    found = []
+    for name, result in results:
+        baseline = first.setdefault(result.task, (name, result))
+        if baseline[1] is not result:
+            found.append(_comparison((name, result), baseline, np.random.default_rng(seed)))
+    return found
 
 
-def bootstrap(above_R: np.ndarray, below_R: np.ndarray, generator: np.random.Generator) -> Interval:
-    """Percentile interval of sum(above) / sum(below) over resampled rows; nan without rows."""
-    if len(above_R) == 0:
-        return math.nan, math.nan
-    picked_SR = generator.integers(len(above_R), size=(NUM_RESAMPLES, len(above_R)))
-    ratio_S = above_R[picked_SR].sum(axis=1) / below_R[picked_SR].sum(axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratio_S, [tail, 1 - tail])
-    return float(low), float(high)
+def _comparison(
+    one: tuple[str, EvalResult], other: tuple[str, EvalResult], generator: np.random.Generator
+) -> Comparison:
+    groups = {group.prompt.id: group for group in other[1].samples}
+    pairs = [(group, groups[group.prompt.id]) for group in one[1].samples if group.prompt.id in groups]
+    counts_R22 = np.array([[_counts(group) for group in pair] for pair in pairs], dtype=int).reshape(-1, 2, 2)
+    least_R = counts_R22[:, :, 0].min(axis=1)
+    pass_at = {}
+    for k in one[1].pass_at:
+        counts_2R2 = counts_R22[least_R >= k].swapaxes(0, 1)
+        mine, theirs = (_pass_at_rows(counts_R2[:, 0], counts_R2[:, 1], k) for counts_R2 in counts_2R2)
+        pass_at[k] = paired(mine, theirs, generator)
+    forwards = [
+        np.array([_mean([t.num_forwards for t in pair[side].trajectories]) for pair in pairs]) for side in (0, 1)
+    ]
+    forwards_difference, forwards_interval = paired(forwards[0], forwards[1], generator)
+    return Comparison(
+        task=one[1].task,
+        sampler=one[0],
+        baseline=other[0],
+        num_rows=int((least_R > 0).sum()),
+        pass_at={k: difference for k, (difference, _) in pass_at.items()},
+        pass_at_interval={k: interval for k, (_, interval) in pass_at.items()},
+        forwards_per_answer=forwards_difference,
+        forwards_interval=forwards_interval,
+    )
 
 
 def check_k(k: Sequence[int], *, num_samples: int) -> None:
@@ -167,7 +211,7 @@ def decoding_of(config: DecodingConfig) -> DecodingConfig:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
@@ -176,6 +220,15 @@ def _counts(group: Group) -> tuple[int, int]:
     """Graded and right answers of a row."""
     scored = [score for score in group.scores if isinstance(score, Scored)]
     return len(scored), sum(score.parts["correct"] >= 1 for score in scored)
+
+
+def _votes(group: Group) -> list[tuple[str, bool]]:
+    """Graded answers of a row: text without space around it, and whether it is right."""
+    return [
+        (trajectory.text.strip(), score.parts["correct"] >= 1)
+        for trajectory, score in zip(group.trajectories, group.scores, strict=True)
+        if isinstance(score, Scored)
+    ]
 
 
 def _pass_at_rows(num_R: np.ndarray, right_R: np.ndarray, k: int) -> np.ndarray:

@@ -184,26 +184,23 @@ def _training(shape: Shape, engine: EngineConfig, *, reference: bool) -> list[tu
     bucket = min(shape.trainable, BUCKET_NUMBERS) * b if stage >= 2 else 0
     # Two moments; a float32 master copy and float32 gradients at the update, where DeepSpeed keeps its own partition.
     per_number = 8 + (4 if b == 2 or stage else 0) + (4 if b == 2 else 0)
+    saved = _saved(shape, b, recompute=engine.activation_checkpointing is True)
     parts = [
         ("weights", weights // (ranks if stage == 3 else 1) + gathered),
         ("gradients", shape.trainable * b // (ranks if stage >= 2 else 1) + bucket),
         ("optimizer", shape.trainable * per_number // (ranks if stage else 1)),
-        ("activations", engine.micro_batch_tokens * _saved(shape, b, checkpointing=engine.activation_checkpointing)),
+        ("activations", engine.micro_batch_tokens * saved),
         ("head chunk", _head(shape, engine.micro_batch_tokens)),
     ]
     return [*parts, ("reference", shape.base * b)] if reference else parts
 
 
-def _saved(shape: Shape, b: int, *, checkpointing: bool) -> int:
-    """Bytes per token kept for the backward pass.
+def _saved(shape: Shape, b: int, *, recompute: bool) -> int:
+    """Bytes per token kept for the backward pass. With `auto` all are kept, unless they do not fit at the start."""
+    from learner.activations import Widths, saved_bytes_per_token
 
-    A layer keeps the inputs of its two norms (in float32 too where b is 2), their outputs, q, k, v and the result of
-    the attention (keys and values repeated for all heads), and four tensors of the feed-forward layer. With activation
-    checkpointing it keeps its own input, and one layer at a time is computed again.
-    """
-    norms = 2 * (2 * b + (4 if b == 2 else 0)) * shape.width
-    layer = norms + (4 * shape.attention + shape.width + 4 * shape.feed_forward) * b
-    return shape.layers * shape.width * b + layer if checkpointing else shape.layers * layer
+    widths = Widths(shape.layers, shape.width, shape.attention, shape.key_value, shape.feed_forward)
+    return saved_bytes_per_token(widths, b, recompute=recompute)
 
 
 def _head(shape: Shape, num_positions: int) -> int:

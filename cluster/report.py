@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.evaluate import EvalResult, Interval
+from cluster.evaluate import Comparison, EvalResult, compare
 from cluster.generate import PromptRow
+from cluster.statistics import Interval
 from cluster.terminal import denoising_order
 from rollout.records import Trajectory
 
@@ -36,9 +37,11 @@ def show_answers(
 
 
 def show_evaluations(console: Console, results: Sequence[tuple[str, EvalResult]]) -> None:
-    """One line for each task and sampler."""
+    """One line for each task and sampler, and one for each sampler against the first."""
     sizes = sorted({size for _, result in results for size in result.pass_at} - {1})
-    table = Table("task", "sampler", "rows", "pass@1", *(f"pass@{size}" for size in sizes), box=None, pad_edge=False)
+    votes = any(len(group.trajectories) > 1 for _, result in results for group in result.samples)
+    names = (*(f"pass@{size}" for size in sizes), *(["majority"] if votes else []))
+    table = Table("task", "sampler", "rows", "pass@1", *names, box=None, pad_edge=False)
     for column in ("forwards/answer", "tokens/forward", "length", "capped", "failed"):
         table.add_column(column, justify="right")
     for sampler, result in results:
@@ -48,6 +51,7 @@ def show_evaluations(console: Console, results: Sequence[tuple[str, EvalResult]]
             str(result.num_rows),
             _percent(result.accuracy, (result.low, result.high)),
             *(_percent(result.pass_at[size], result.pass_at_interval[size]) for size in sizes),
+            *([_percent(result.majority, result.majority_interval)] if votes else []),
             _number(result.forwards_per_answer, result.forwards_interval),
             _number(result.tokens_per_forward, result.tokens_interval),
             f"{result.answer_length:.1f}",
@@ -55,7 +59,25 @@ def show_evaluations(console: Console, results: Sequence[tuple[str, EvalResult]]
             Text(str(result.num_failed), style="red" if result.num_failed else "dim"),
         )
     console.print(table)
+    _show_comparisons(console, compare(results), [1, *sizes])
     console.print(Text("95 % intervals: Wilson for pass@1, bootstrap over rows for the others", style="dim"))
+
+
+def _show_comparisons(console: Console, comparisons: Sequence[Comparison], sizes: Sequence[int]) -> None:
+    """Differences in points; green or red where the interval leaves out 0."""
+    if not comparisons:
+        return
+    table = Table("task", "difference", "rows", *(f"pass@{size}" for size in sizes), box=None, pad_edge=False)
+    table.add_column("forwards/answer", justify="right")
+    for found in comparisons:
+        table.add_row(
+            found.task,
+            f"{found.sampler} - {found.baseline}",
+            str(found.num_rows),
+            *(_points(found.pass_at[size], found.pass_at_interval[size]) for size in sizes),
+            _number(found.forwards_per_answer, found.forwards_interval),
+        )
+    console.print(table)
 
 
 def show_verdicts(console: Console, verdicts: Iterable[Mapping[str, Any]]) -> None:
@@ -145,6 +167,13 @@ def _percent(share: float, interval: Interval) -> str:
     if math.isnan(share):
         return "-"
     return f"{100 * share:.1f} % ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _points(difference: float, interval: Interval) -> Text:
+    if math.isnan(difference):
+        return Text("-")
+    style = "green" if interval[0] > 0 else "red" if interval[1] < 0 else ""
+    return Text(f"{100 * difference:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})", style=style)
 
 
 def _number(value: float, interval: Interval) -> str:

@@ -6,7 +6,9 @@ A active sequences, T response slots. Positions are absolute.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +19,20 @@ from rollout.forwards import Forwards
 from rollout.records import Trajectory
 from rollout.request import Request
 from rollout.row import Row
-from samplers.records import Commit
+from samplers.records import BlockState, Commit
 
 if TYPE_CHECKING:
     from rollout.engine import Engine
 
 
 class Batch:
-    """The sequences of one run: a queue, the active rows and their canvases."""
+    """The sequences of one run: a queue, the active rows and their canvases.
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
-        self._engine, self._requests = engine, requests
+    `one_block`: a sequence is finished when its first block is; later slots stay masked.
+    """
+
+    def __init__(self, engine: Engine, requests: Sequence[Request], *, one_block: bool = False) -> None:
+        self._engine, self._requests, self._one_block = engine, requests, one_block
         denoiser = engine.denoiser
         lengths = [request.length for request in requests]
         # Longest first, the samples of a prompt together; taken from the end.
@@ -36,6 +41,7 @@ class Batch:
         num_slots = self._num_slots(lengths)
         self._free = list(range(num_slots))
         self._rows: list[Row] = []
+        self._notes: defaultdict[int, dict[str, list[np.ndarray]]] = defaultdict(dict)
         self._canvases = Canvases(
             num_slots=num_slots,
             max_length=max(lengths),
@@ -53,6 +59,7 @@ class Batch:
             requests=requests,
             probe=engine.sampler.probe,
             share_prompts=engine.share_prompts,
+            looks_far=getattr(engine.sampler, "lookahead", None) == "response",
         )
 
     def _num_slots(self, lengths: list[int]) -> int:
@@ -84,10 +91,26 @@ class Batch:
     def step(self) -> list[tuple[int, Trajectory]]:
         """Run one forward for every active sequence and commit; give the answers that are finished."""
         view = BlockView(self._canvases, self._rows, self._engine.layout)
-        commit = self._engine.sampler.step(view.state, self._forwards.evaluate(self._rows, view))
+        commit = self._engine.sampler.step(self._state(view), self._forwards.evaluate(self._rows, view))
         self._canvases.commit(view, commit)
         self._count(commit)
         return self._advance(view)
+
+    def _state(self, view: BlockView) -> BlockState:
+        """What the sampler is told; one that looks ahead also hears which slots a candidate's forward predicts."""
+        lookahead = getattr(self._engine.sampler, "lookahead", None)
+        if lookahead is None:
+            return view.state
+        if lookahead == "block":
+            return replace(view.state, ahead_RW=view.masked_AL)
+        policy, shift = self._engine.policy, self._engine.denoiser.family.shift
+        stops = [row.candidate_span(0, policy, shift=shift).stop for row in self._rows]
+        width = max(stop - row.block[0] for row, stop in zip(self._rows, stops, strict=True))
+        position_AW = view.start_A[:, None] + torch.arange(width, device=view.start_A.device)
+        seen_AW = position_AW < torch.tensor(stops, device=position_AW.device)[:, None]
+        last = self._canvases.masked_SN.shape[1] - 1
+        masked_AW = self._canvases.masked_SN[view.slot_A[:, None], position_AW.clamp(max=last)]
+        return replace(view.state, ahead_RW=masked_AW & seen_AW)
 
     def _count(self, commit: Commit) -> None:
         """Count the step, its candidate forwards, and keep the evaluations it leaves for the next one."""
@@ -96,6 +119,9 @@ class Batch:
         if commit.evaluated is not None:
             evaluate, row_R = commit.evaluated
             kept = row_R.tolist()
+        for name, note_R in (commit.notes_R or {}).items():
+            for row, note in zip(self._rows, note_R.cpu().numpy(), strict=True):
+                self._notes[row.index].setdefault(name, []).append(note)
         if commit.position_logprob_R is not None:
             for row, logprob in zip(self._rows, commit.position_logprob_R.tolist(), strict=True):
                 row.position_logprobs.append(logprob)
@@ -110,7 +136,7 @@ class Batch:
         far = self._canvases.token_SN.shape[1]
         finished, staying = [], []
         for row, first_masked, ended in zip(self._rows, *self._canvases.progress(view), strict=True):
-            if ended or first_masked == far:
+            if ended or first_masked == far or (self._one_block and first_masked >= row.block[1]):
                 finished.append(row)
                 continue
             if first_masked >= row.block[1]:
@@ -152,4 +178,5 @@ class Batch:
             prompt_tokens=np.asarray(request.prompt_tokens, dtype=np.int64),
             prompt_id=request.prompt_id,
             sample_index=request.sample_index,
+            notes={name: np.stack(values) for name, values in self._notes.pop(row.index, {}).items()},
         )

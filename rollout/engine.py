@@ -17,12 +17,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from models import Denoiser
+from rollout import chains
 from rollout.batch import Batch
 from rollout.cache_policy import CachePolicy
 from rollout.layout import Layout
 from rollout.records import Trajectory
 from rollout.request import Request, sequence_seed
 from samplers import StepSampler
+from samplers.sequence_chain import SequenceChain
 
 
 class Engine:
@@ -112,6 +114,9 @@ class Engine:
         for request in requests:
             request.check(max_length=self.denoiser.max_length, vocab_size=self.denoiser.vocab_size)
         if not requests:
+            return
+        if isinstance(self.sampler, SequenceChain):
+            yield from chains.stream(self, self.sampler, requests)
             return
         batch = Batch(self, requests)
         while batch.admit():

@@ -38,10 +38,12 @@ class Forwards:
         requests: Sequence[Request],
         probe: ProbeSpec | None,
         share_prompts: bool,
+        looks_far: bool = False,
     ) -> None:
         self._denoiser, self._canvases, self._layout, self._policy = denoiser, canvases, layout, policy
         self._probe_spec = probe
         self._shares = share_prompts
+        self._looks_far = looks_far
         num_slots, max_length = canvases.token_SN.shape
         self._cache = None if policy.kind == "none" else denoiser.new_cache(num_slots, max_length)
         self._store: PromptStore | None = None
@@ -184,7 +186,8 @@ class Forwards:
     ) -> Evaluation:
         """Forward of K canvases that differ from a row's own in one slot; the rows and their cache stay as they are."""
         owners = [rows[index] for index in row_K.tolist()]
-        whole = [row.candidate_span(place, self._policy) for place, row in enumerate(owners)]
+        shift = self._denoiser.family.shift
+        whole = [row.candidate_span(place, self._policy, shift=shift) for place, row in enumerate(owners)]
         scratch = None
         if self._cache is not None:
             scratch = self._cache.rows([row.slot for row in owners])
@@ -195,5 +198,7 @@ class Forwards:
         span_K = torch.arange(len(owners), device=token_M.device)
         token_M[packing.flat(span_K, view.start_A[row_K] + column_K)] = token_K
         pending = self._denoiser.start(token_M, packing, cache=scratch)
-        blocks = [row.block for row in owners]
+        # Where the last layer runs: at every slot that the sampler may look at.
+        ends = [span.stop if self._looks_far else row.block[1] for row, span in zip(owners, whole, strict=True)]
+        blocks = [(row.block[0], end) for row, end in zip(owners, ends, strict=True)]
         return Evaluation(self._denoiser, pending, span_of_row=range(len(owners)), block_S=blocks)

@@ -86,8 +86,8 @@ class Trajectory:
     prompt_id: str = ""
     sample_index: int = 0
     notes: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """(S,) or (S, n) by name: what a sampler has noted of each step, for instance the acceptances of a Metropolis chain
-    (docs/samplers.md); empty for most."""
+    """What a sampler has noted, by name: (S,) or (S, n), a row a step, for instance the acceptances of a Metropolis
+    chain; names that begin with `chain_` have a row a chain over runs (docs/samplers.md). Empty for most samplers."""
     text: str = ""
     """The answer, decoded up to the first end token; never contains the prompt."""
 

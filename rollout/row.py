@@ -83,9 +83,11 @@ class Row:
             start = min(start, self.block[0] - shift)
         return Span(self.slot, start, stop, self.visible)
 
-    def candidate_span(self, place: int, policy: CachePolicy) -> Span:
+    def candidate_span(self, place: int, policy: CachePolicy, *, shift: bool) -> Span:
         """What the forward of a candidate canvas computes, in cache row `place`."""
         start, stop = (self.kept, self.visible) if policy.kind == "block" else policy.inside(self)
+        if policy.kind != "none":
+            start = min(start, self.block[0] - shift)
         return Span(place, start, stop, self.visible)
 
     def _range(self, policy: CachePolicy) -> tuple[int, int]:

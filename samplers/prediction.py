@@ -102,7 +102,8 @@ class Predictor:
         self, evaluate: Evaluate, row_M: torch.Tensor, column_M: torch.Tensor, *, chunk_bytes: int = CHUNK_BYTES
     ) -> None:
         self._evaluate = evaluate
-        self._hidden_MD = evaluate.hidden(row_M, column_M)
+        self.hidden_MD = evaluate.hidden(row_M, column_M)
+        """The slots' final hidden states."""
         self._chunk = max(1, chunk_bytes // (4 * evaluate.vocab_size))
         self._kept_MV: torch.Tensor | None = None
 
@@ -111,17 +112,17 @@ class Predictor:
 
         Kept logits are handed out as they are: they must not be changed.
         """
-        number = len(self._hidden_MD) if index_K is None else len(index_K)
+        number = len(self.hidden_MD) if index_K is None else len(index_K)
         if index_K is None and number <= self._chunk:
             if self._kept_MV is None:
-                self._kept_MV = self._evaluate.logits(self._hidden_MD)
+                self._kept_MV = self._evaluate.logits(self.hidden_MD)
             yield slice(0, number), self._kept_MV
             return
         for start in range(0, number, self._chunk):
             lot = slice(start, min(start + self._chunk, number))
             index = lot if index_K is None else index_K[lot]
             kept = self._kept_MV
-            yield lot, self._evaluate.logits(self._hidden_MD[index]) if kept is None else kept[index]
+            yield lot, self._evaluate.logits(self.hidden_MD[index]) if kept is None else kept[index]
 
     def summary(self, needs: Need, *, law: Law | None = None, given_token_M: torch.Tensor | None = None) -> Prediction:
         """Summarise all M slots, under a law other than the model's if one is given."""

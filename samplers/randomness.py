@@ -12,6 +12,8 @@ import torch
 
 TOKEN_STREAM = 0
 POSITION_STREAM = 1
+CHAIN_STREAM = 1 << 16
+"""First of the streams of Metropolis chains: two a candidate, one to draw it and one to accept it."""
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9

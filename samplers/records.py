@@ -96,6 +96,9 @@ class BlockState:
     """End tokens of the model."""
     whole_response: bool
     """Whether the block is the whole response (full diffusion)."""
+    ahead_RW: torch.Tensor | None = None
+    """bool (R, W), W >= L, for a sampler with a `lookahead`. Masked slots that the forward of a candidate canvas
+    predicts: those of the block first, later ones (`lookahead` is "response") behind them."""
     memory_RL: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """float32 (R, L) for each name in the sampler's `memory`: what it left at these slots a step ago, 0 at first."""
 
@@ -122,6 +125,9 @@ class Commit:
     evaluated: tuple[Evaluate, torch.Tensor] | None = None
     """An evaluation of canvases after this commit, and for each of R rows its row in it (-1: none), to be used at the
     next step in place of a forward."""
+    notes_R: Mapping[str, torch.Tensor] | None = None
+    """Numbers (R,) or (R, n) by name that each sequence's trajectory keeps of this step (`Trajectory.notes`). A sampler
+    takes the same notes at every step."""
 
 
 class StepSampler(Protocol):

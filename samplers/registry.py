@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from samplers.count import AttentionPrefix, CountRule, EntropyBound, Factor, Fixed, Threshold
 from samplers.credit import CreditSampler
 from samplers.draw_first import DrawFirst
+from samplers.metropolis import Lookahead, Metropolis
 from samplers.position import (
     AttentionColumn,
     Confidence,
@@ -26,6 +27,7 @@ from samplers.position import (
 )
 from samplers.records import StepSampler
 from samplers.sampler import Sampler, ScoreOn
+from samplers.sequence_chain import Level, Pick, SequenceChain
 
 Maker = Callable[..., StepSampler]
 
@@ -149,6 +151,34 @@ def _credit(
     return CreditSampler("credit", Threshold(tau), decay, power, strength, boost_draw, eos_guard)
 
 
+def _imh(
+    *,
+    alpha: float = 1.67,
+    candidates: int = 2,
+    damp: float = 1.0,
+    position: Literal["confidence", "random"] = "confidence",
+    lookahead: Lookahead = "block",
+    skip_ends: bool = True,
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    positions: dict[str, PositionRule] = {"confidence": Confidence(), "random": Random()}
+    return Metropolis("imh", positions[position], alpha, candidates, damp, lookahead, skip_ends, eos_guard)
+
+
+def _imh_sequence(
+    *,
+    alpha: float = 1.67,
+    candidates: int = 2,
+    level: Level = "response",
+    pick: Pick = "chain",
+    position: Literal["confidence", "random"] = "confidence",
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    positions: dict[str, PositionRule] = {"confidence": Confidence(), "random": Random()}
+    run = Metropolis("imh_sequence", positions[position], alpha, candidates=0, eos_guard=eos_guard)
+    return SequenceChain("imh_sequence", run, candidates, level, pick)
+
+
 _SAMPLERS: dict[str, Maker] = {
     "ar": _blind("ar", LeftToRight()),
     "attn": _attn,
@@ -158,6 +188,8 @@ _SAMPLERS: dict[str, Maker] = {
     "egi": _egi,
     "entropy": _judging("entropy", Entropy()),
     "factor": _factor,
+    "imh": _imh,
+    "imh_sequence": _imh_sequence,
     "lcr": _lcr,
     "margin": _judging("margin", Margin()),
     "max_s": _max_s,

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cluster.evaluate import bootstrap, evaluate, pass_at_k, summarise, wilson
+from cluster.evaluate import compare, evaluate, summarise
+from cluster.statistics import NUM_RESAMPLES, bootstrap, majority, paired, pass_at_k, wilson
 from reward.config import TaskConfig
 from reward.tasks import build
 from reward.worker import GraderWorker
@@ -17,7 +19,7 @@ RIGHT, WRONG = Scored(1.0, {"correct": 1.0}), Scored(0.3, {"correct": 0.0})
 LOST = Failed("timeout", "late")
 
 
-def trajectory(text="", *, answer_length=1, num_slots=4, num_forwards=2):
+def trajectory(text="", *, answer_length=1, num_slots=4, num_forwards=2, **fields):
     return Trajectory(
         tokens=np.zeros(num_slots, dtype=np.int64),
         step_map=np.zeros(num_slots, dtype=np.int32),
@@ -34,6 +36,7 @@ def trajectory(text="", *, answer_length=1, num_slots=4, num_forwards=2):
         top_p=1.0,
         block_length=num_slots,
         text=text,
+        **fields,
     )
 
 
@@ -135,3 +138,110 @@ def test_evaluation_grades_each_answer_against_its_own_row():
     assert result.accuracy == 0.5
     assert result.pass_at == {1: 0.5, 2: 1.0}
     assert [row.prompt.id for row in result.samples] == [row["id"] for row in task.rows("test")[:5]]
+
+
+def test_majority_takes_the_most_frequent_answer_and_of_equals_the_first_seen():
+    a, b, c = ("a", True), ("b", False), ("c", False)
+    assert majority([b, a, a])
+    assert not majority([b, a, a, b])  # two votes each, b was seen first
+    assert majority([a, b, b, a])
+    assert majority([a, b, c])
+    assert not majority([a, b, c, b])
+
+
+def test_majority_vote_of_rows_counts_graded_answers_only():
+    def row(*votes):
+        prompt = Prompt(id="p", task="t", text="x")
+        return Group(prompt, [trajectory(text) for text, _ in votes], [score for _, score in votes])
+
+    rows = [
+        row((" 2", RIGHT), ("2\n", RIGHT), ("3", WRONG)),
+        row(("4", WRONG), ("4", WRONG), ("5", RIGHT)),
+        row(("7", LOST), ("7", LOST), ("6", RIGHT)),
+        row(("7", LOST)),
+    ]
+    result = summarise("t", rows)
+    assert result.majority == pytest.approx(2 / 3)
+    low, high = result.majority_interval
+    assert 0 <= low < 2 / 3 < high <= 1
+
+
+def test_bootstrap_in_parts_is_the_plain_one(monkeypatch):
+    above, below = np.array([1.0, 0.0, 2.0, 5.0]), np.array([1.0, 3.0, 1.0, 2.0])
+    picked = np.random.default_rng(4).integers(4, size=(NUM_RESAMPLES, 4))
+    low, high = np.quantile(above[picked].sum(1) / below[picked].sum(1), [0.025, 0.975])
+    assert NUM_RESAMPLES == 10_000
+    for picks in (4 * NUM_RESAMPLES, 1000):
+        monkeypatch.setattr("cluster.statistics._CHUNK_PICKS", picks)
+        assert bootstrap(above, below, np.random.default_rng(4)) == pytest.approx((low, high))
+
+
+def test_paired_difference_is_surer_than_the_difference_of_the_means():
+    # Rows differ much, the samplers by 0.1 on each of 40 rows and 0 on 10: the mean is 0.08.
+    base = np.linspace(0, 0.8, 50)
+    better = base + 0.1 * (np.arange(50) < 40)
+    mean, (low, high) = paired(better, base, np.random.default_rng(0))
+    assert mean == pytest.approx(0.08)
+    # standard error 0.1 sqrt(.8 * .2 / 50) = 0.00566
+    assert (low, high) == pytest.approx((0.08 - 0.0111, 0.08 + 0.0111), abs=0.002)
+
+
+def test_samplers_are_compared_on_the_rows_that_both_have_answered():
+    def results(name, verdicts, num_forwards):
+        groups = [
+            Group(Prompt(id=key, task="t", text="x"), [trajectory(num_forwards=num_forwards)] * 2, scores)
+            for key, scores in verdicts.items()
+        ]
+        return name, summarise("t", groups, k=[2])
+
+    one = results("one", {"a": (RIGHT, WRONG), "b": (WRONG, WRONG), "c": (RIGHT, RIGHT)}, 4)
+    two = results("two", {"b": (RIGHT, WRONG), "a": (RIGHT, RIGHT), "d": (WRONG, WRONG)}, 7)
+    three = results("three", {"a": (LOST, WRONG), "b": (LOST, LOST)}, 1)
+    found = compare([one, two, three, ("other task", summarise("u", []))])
+    assert [(c.sampler, c.baseline, c.num_rows) for c in found] == [("two", "one", 2), ("three", "one", 1)]
+    assert found[0].pass_at == {1: 0.5, 2: 0.5}  # a: 1 - .5 and 1 - 1; b: .5 - 0 and 1 - 0
+    assert found[0].forwards_per_answer == 3.0
+    assert found[0].forwards_interval == (3.0, 3.0)
+    assert found[1].pass_at[1] == -0.5
+    assert math.isnan(found[1].pass_at[2])  # one graded answer is no pair of answers
+    numbers = json.loads(json.dumps([comparison.numbers() for comparison in found], allow_nan=False))
+    assert numbers[0]["pass_at"] == {"1": 0.5, "2": 0.5}
+    assert numbers[1]["pass_at"]["2"] is None
+
+
+def test_empty_answers_and_the_entropy_of_what_counts_are_reported():
+    entropies = np.array([1.0, 2.0, 30.0, 40.0], dtype=np.float32)
+    answers = [trajectory(" ", answer_length=1), trajectory("x", answer_length=4)]
+    answers = [replace(answer, entropies=entropies) for answer in answers]
+    result = summarise("t", [Group(Prompt(id="p", task="t", text="x"), answers, [WRONG, RIGHT])])
+    assert result.empty_rate == 0.5
+    assert result.entropy == pytest.approx((1 + 2 + 1 + 2 + 30 + 40) / 6)  # one token and its end; all four
+
+
+def test_acceptances_of_chains_are_counted_over_all_answers():
+    def noted(proposed, accepted, distinct, extra, **more):
+        notes = {"proposed": proposed, "accepted": accepted, "distinct": distinct, "extra_forwards": extra} | more
+        return trajectory(notes={name: np.array(value) for name, value in notes.items()}, num_forwards=len(proposed))
+
+    runs = {
+        "chain_index": [2],
+        "chain_accepted": [1],
+        "chain_log_weight": np.zeros((1, 3)),
+        "chain_effective_size": [2],
+    }
+    answers = [noted([2, 0], [1, 0], [3, 1], [3, 0]), noted([0, 2], [0, 0], [1, 2], [0, 2], **runs)]
+    result = summarise("t", [Group(Prompt(id="p", task="t", text="x"), answers, [WRONG, RIGHT])])
+    assert result.chain["acceptance"] == 1 / 4
+    # Two steps: the first is at 0 %, the second at 50 % of the way.
+    assert result.chain["acceptance_by_progress"][0] == 1 / 2
+    assert result.chain["acceptance_by_progress"][5] == 0.0
+    assert math.isnan(result.chain["acceptance_by_progress"][1])
+    assert result.chain["distinct"] == 7 / 4
+    assert result.chain["candidate_forwards"] == 5 / 4
+    assert (result.chain["chain_runs"], result.chain["chain_acceptance"], result.chain["chain_effective_size"]) == (
+        3,
+        0.5,
+        2,
+    )
+    assert json.loads(json.dumps(result.numbers(), allow_nan=False))["chain"]["acceptance_by_progress"][1] is None
+    assert summarise("t", [group(RIGHT)]).numbers()["chain"] == {}

@@ -28,8 +28,9 @@ class TableModel:
     def attention(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
         return self.attention_RL[row_M, column_M]
 
-    def with_tokens(self, row_K, column_K, token_K):
-        raise NotImplementedError
+    def with_tokens(self, row_K, column_K, token_K) -> "TableModel":
+        """The canvas does not matter to a table: the rows' own probabilities."""
+        return TableModel(self.logits_RLV[row_K % len(self.logits_RLV)].exp())
 
 
 def state_of(masked_RL: torch.Tensor, *, temperature: float = 0.0, sampler: StepSampler | None = None, **changes):

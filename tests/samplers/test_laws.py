@@ -137,4 +137,4 @@ def test_every_likelihood_declared_exact_is_the_law_of_the_committed_token() -> 
         if sampler.exact_likelihood:
             torch.testing.assert_close(commit.logprob_K, replayed_K)
         else:
-            assert name in ("lcr", "credit", "egi")
+            assert name in ("lcr", "credit", "egi", "imh", "imh_sequence")

@@ -133,7 +133,7 @@ class Reads(TorchDispatchMode):
 
 
 @EACH
-def test_a_step_reads_no_number_back_and_makes_two_lists_at_most(name, options) -> None:
+def test_a_step_reads_no_number_back_and_makes_few_lists(name, options) -> None:
     masked_RL, table, attention_RL, changes = random_case(6)
     sampler = samplers.build(name, **options)
     budgets = ({}, {"block_steps_R": torch.zeros(ROWS, dtype=torch.int64)})
@@ -142,7 +142,8 @@ def test_a_step_reads_no_number_back_and_makes_two_lists_at_most(name, options) 
         with Reads() as reads:
             sampler.step(state, TableModel(table, attention_RL))
         assert reads.numbers == 0
-        assert reads.lists <= 2
+        # A chain lists its candidates and their slots too.
+        assert reads.lists <= (4 if name.startswith("imh") else 2)
     if not state.whole_response and (name, options) in (("ar", {}), ("random", {})):
         assert reads.lists == 0  # one slot a row, and nothing asked of the model before it is known
 

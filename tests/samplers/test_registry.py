@@ -5,8 +5,8 @@ import pytest
 import samplers
 from samplers.registry import StepSampler
 
-NAMES = ["ar", "attn", "confidence", "credit", "eb", "egi", "entropy", "factor", "lcr", "margin", "max_s", "random"]
-NAMES += ["threshold"]
+NAMES = ["ar", "attn", "confidence", "credit", "eb", "egi", "entropy", "factor", "imh", "imh_sequence"]
+NAMES += ["lcr", "margin", "max_s", "random", "threshold"]
 
 
 def test_names_are_those_of_the_public_surface() -> None:

@@ -1,0 +1,89 @@
+"""Answers of an evaluation on disk, so that one that was interrupted goes on where it stopped.
+
+A JSONL file with a line a chunk of prompts: `{"key": ..., "answers": [[trajectory, ...], ...]}`. The key is a hash of
+everything that the answers follow from, so a line serves nothing but the same question; a torn line is ignored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.line_file import LineFile, read_lines
+from models.config import ModelConfig
+from rollout.config import DecodingConfig
+from rollout.records import Prompt, Trajectory
+
+Answers = list[list[Trajectory]]
+
+
+class KeptAnswers:
+    """Chunks of answers by what they follow from."""
+
+    def __init__(self, path: Path, model: ModelConfig) -> None:
+        self.path = path
+        self._model = [model.model_dump(mode="json"), _age(Path(model.path))]
+        self._known = {
+            line["key"]: line["answers"] for line in read_lines(path) if line is not None and "answers" in line
+        }
+        self._file = LineFile(path)
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        seed: int,
+        decoding: DecodingConfig,
+        make: Callable[[], Answers],
+    ) -> Answers:
+        """The answers kept for this question, or those that `make` gives, which are kept."""
+        asked = [[prompt.id, prompt.text, prompt.messages] for prompt in prompts]
+        question = [self._model, asked, num_samples, seed, decoding.model_dump(mode="json")]
+        key = hashlib.blake2b(json.dumps(question, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
+        if key in self._known:
+            return [[_read(record) for record in records] for records in self._known[key]]
+        answers = make()
+        self._file.append({"key": key, "answers": [[_write(one) for one in row] for row in answers]})
+        return answers
+
+    def remove(self) -> None:
+        """Delete the file: the evaluation is done."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _age(model: Path) -> list[Any]:
+    """Names and times of a folder's weights; nothing for a model that is not a folder."""
+    return sorted((file.name, file.stat().st_mtime_ns) for file in model.glob("*.safetensors"))
+
+
+def _write(trajectory: Trajectory) -> dict[str, Any]:
+    return {field.name: _plain(getattr(trajectory, field.name)) for field in fields(Trajectory)}
+
+
+def _read(record: Mapping[str, Any]) -> Trajectory:
+    values = {name: _value(entry) for name, entry in record.items()}
+    return Trajectory(**values | {"weights_version": tuple(values["weights_version"])})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {"dtype": str(value.dtype), "shape": value.shape, "data": data}
+    return {name: _plain(entry) for name, entry in value.items()} if isinstance(value, Mapping) else value
+
+
+def _value(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    if set(entry) == {"dtype", "shape", "data"}:
+        flat = np.frombuffer(base64.b64decode(entry["data"]), dtype=entry["dtype"])
+        return flat.reshape(entry["shape"]).copy()
+    return {name: _value(one) for name, one in entry.items()}
