@@ -7,8 +7,11 @@ of 32, drawn left to right. The gradient of an answer needs one canvas a slot (e
     one slot a pass    one canvas, vocabulary head at its one slot, backward; next
     the same, whole head   as released code does it: logits at every position of the canvas, of which one is used
 
-The gradients are compared, and the peak memory of an update is measured in a fresh process for each budget.
-B canvases, N canvas tokens, V vocabulary.
+The gradients are compared, and the peak memory of an update is measured in a fresh process for each budget. Between
+the two, the block-causal layout is compared with whole canvases (`benchmarks.learner_shared`); `--floor` measures how
+much of the machine's matrix products the learner uses (`benchmarks.learner_floor`).
+
+N canvas tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import torch
 
 import models
 from benchmarks.learner_floor import print_floor
+from benchmarks.learner_shared import print_shared
 from benchmarks.models import random_llada
 from benchmarks.sink import learner_gradient
 from benchmarks.timing import in_turn, machine
@@ -173,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="answers in the timed update")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="token budget of the timed update")
     parser.add_argument("--budgets", type=int, nargs="*", default=[1024, 4096, 16384], help="budgets to measure")
-    parser.add_argument("--floor", action="store_true", help="only the fraction of the floor, about 2 minutes")
+    parser.add_argument("--floor", action="store_true", help="only the fraction of the floor, 2 minutes on one core")
     parser.add_argument("--measure", type=int, nargs=2, metavar=("BUDGET", "ANSWERS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -184,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.floor:
         print_floor(answers=1, budget=options.micro_batch_tokens, repetitions=options.repetitions)
         return 0
-    gap = compare(options)
+    gap = max(compare(options), print_shared(repetitions=options.repetitions))
     if (PROC / "clear_refs").exists():
         memory_table(options.budgets, numbers=(8, 16))
     else:

@@ -22,6 +22,11 @@ class ObjectiveConfig(BaseModel):
     """Weight of the k3 estimate of the divergence from the frozen starting weights; 0 keeps no reference model."""
     normaliser: Literal["token", "sequence", "fixed"] = "sequence"
     """Mean over all scored tokens; mean over samples of the mean over tokens; or the sum over tokens / T."""
+    importance: Literal["none", "token", "step", "sequence"] = "none"
+    """Truncated importance weights for answers that other weights or an approximate cache drew: one a token, one a
+    denoising step (product over its tokens), or one an answer (product over all; one more pass without gradients)."""
+    importance_cap: float = Field(default=2.0, ge=1)
+    """Largest importance weight."""
     num_epochs: int = Field(default=1, ge=1)
     """Optimizer updates per rollout batch (inner epochs)."""
     min_valid: int = Field(default=2, ge=2)
@@ -53,8 +58,13 @@ class EngineConfig(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass; bfloat16 keeps float32 master weights."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
-    """Canvas tokens in one forward and backward pass: the bound on activation memory."""
-    activation_checkpointing: bool = False
+    """Tokens in one forward and backward pass: the bound on activation memory."""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep only each layer's input and compute the layer again in the backward pass (true, on), or keep everything
+    (false, off). auto: only if a micro-batch of `micro_batch_tokens` would not fit into memory otherwise."""
+    overlap_comm: bool | Literal["auto"] = "auto"
+    """Reduce gradients over ranks while the backward pass goes on; takes a second gradient bucket (1 GB in bfloat16).
+    auto: on GPUs with more than one rank. CPUs have no streams to overlap, so there it must not be true."""
     cpus_per_rank: float = Field(default=1, ge=0)
     gpus_per_rank: float = Field(default=0, ge=0)
     threads_per_rank: int = Field(default=1, ge=1)

@@ -32,9 +32,11 @@ from peft.helpers import rescale_adapter_scale
 from torch import nn
 
 from learner.config import LearnerConfig
+from learner.memory import has_room
 from learner.optimizer import ClippedAdamW, adamw, learning_rate
 from learner.weights import as_arrays, gather, trained_parameters
 from models import Denoiser, save, token_logprobs
+from models.packing import Span
 
 T = TypeVar("T")
 _TAG = "state"
@@ -97,22 +99,27 @@ class LearnerEngine:
         self._total_steps = total_steps
         self._reference = None if reference is None else reference.eval().requires_grad_(False)
         self._has_gradients = False
+        self._is_apart = False
+        """Whether passes concern the reference model only."""
         self._device = denoiser.device
         if config.engine.zero_stage == 0 and config.engine.dtype == "bfloat16":
             raise ValueError(
                 "learner.engine.dtype bfloat16 needs float32 master weights, which zero_stage 0 does not keep; "
                 "set zero_stage to 1, or dtype to float32"
             )
-        if config.engine.activation_checkpointing:
-            denoiser.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         denoiser.train()
         self._optimizer = adamw(denoiser, config.optimizer, clips=config.engine.zero_stage == 0)
         self._engine = self._wrap(_Root(denoiser))
+        denoiser.stack.is_partitioned = config.engine.zero_stage == 3
+        denoiser.stack.recompute = self._recomputes()
 
     # ---- passes
 
     def evaluate(self, compute: Callable[[], T]) -> T:
         """Runs one pass without gradients and returns its result."""
+        if self._is_apart:
+            with torch.no_grad():
+                return compute()
         self._announce(_Next.EVALUATE)
         return self._evaluate(compute)
 
@@ -145,7 +152,13 @@ class LearnerEngine:
     def reference(self) -> Iterator[Denoiser]:
         """The frozen starting weights: the second model, or with LoRA the base with its adapters scaled to 0."""
         if self._reference is not None:
-            yield self._reference
+            # Passes over a model that DeepSpeed knows nothing of must not go through its root module: other ranks would
+            # gather weights beside them, and wait for this one.
+            self._is_apart = True
+            try:
+                yield self._reference
+            finally:
+                self._is_apart = False
         elif any(not parameter.requires_grad for parameter in self.denoiser.parameters()):
             with rescale_adapter_scale(self.denoiser.backbone, 0.0):
                 yield self.denoiser
@@ -178,6 +191,7 @@ class LearnerEngine:
             "world_size": self.world_size,
             "zero_stage": self._config.engine.zero_stage,
             "dtype": self._config.engine.dtype,
+            "activation_checkpointing": self.denoiser.stack.recompute,
             "num_updates": self.num_updates,
         }
 
@@ -222,9 +236,27 @@ class LearnerEngine:
                 verbose=False,
             )
             engine, *_ = deepspeed.initialize(
-                model=root, optimizer=self._optimizer, config=deepspeed_config(self._config)
+                model=root, optimizer=self._optimizer, config=deepspeed_config(self._config, self._device.type)
             )
         return engine
+
+    def _recomputes(self) -> bool:
+        """Whether the backward pass computes layers again; the same on every rank, because ZeRO-3 gathers for it."""
+        config = self._config.engine
+        if config.activation_checkpointing != "auto":
+            return config.activation_checkpointing
+        trained = [getattr(p, "ds_numel", p.numel()) for p in self.denoiser.parameters() if p.requires_grad]
+        itemsize = self.denoiser.backbone.lm_head.weight.element_size()
+        # Gradients, and AdamW's two moments and float32 gradients: the first step allocates them.
+        gradients = sum(trained) * itemsize // (self.world_size if config.zero_stage >= 2 else 1)
+        moments = 12 * sum(trained) // (self.world_size if config.zero_stage else 1)
+        fits = has_room(
+            self.denoiser,
+            num_tokens=config.micro_batch_tokens,
+            pending_bytes=gradients + moments,
+            num_sharing=1 if self._device.type == "cuda" else self.world_size,
+        )
+        return bool(self.max_over_ranks({"recompute": float(not fits)})["recompute"])
 
     def _announce(self, what: _Next) -> _Next:
         """Tells the other ranks what this one does next; returns what the furthest behind of them does."""
@@ -255,11 +287,10 @@ class LearnerEngine:
 
     def _empty_loss(self) -> torch.Tensor:
         """0, through the same modules in the same order as a micro-batch."""
-        token_M = torch.full((1,), self.denoiser.eos_token_id, device=self._device)
-        place_M = torch.zeros_like(token_M)
-        hidden_BND = self.denoiser.hidden(token_M[None])
-        logprob_M, _ = token_logprobs(self.denoiser, self.denoiser.aligned(hidden_BND, place_M, place_M), token_M)
-        return 0.0 * logprob_M.sum()
+        token_1 = torch.full((1,), self.denoiser.eos_token_id, device=self._device)
+        pending = self.denoiser.start(token_1, self.denoiser.packing([Span(0, 0, 1, 1)]))
+        logprob_1, _ = token_logprobs(self.denoiser, pending.hidden(torch.zeros_like(token_1), [1]), token_1)
+        return 0.0 * logprob_1.sum()
 
     def _reduce(self, values: dict[str, float], operation: Any) -> dict[str, float]:
         if self.world_size == 1:
@@ -274,8 +305,14 @@ def _no_prints() -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
+def deepspeed_config(config: LearnerConfig, device_type: str) -> dict[str, Any]:
     """DeepSpeed's settings; `managed_gradient_accumulation: False` lets every `step` be an update."""
+    overlap = config.engine.overlap_comm
+    if overlap is True and device_type == "cpu":
+        raise ValueError(
+            "learner.engine.overlap_comm true needs GPUs: on CPUs nothing runs beside the backward pass; "
+            "set it to auto or false"
+        )
     is_bfloat16 = config.engine.dtype == "bfloat16"
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -285,7 +322,10 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.max_grad_norm if config.engine.zero_stage else 0.0,
         "bf16": {"enabled": is_bfloat16},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.engine.zero_stage,
+            "overlap_comm": device_type != "cpu" and config.engine.num_ranks > 1 if overlap == "auto" else overlap,
+        },
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }

@@ -2,7 +2,8 @@
 
 An estimator turns one trajectory into canvases: for each, which slots are masked and which are scored, with what
 weight. `plan_canvases` lays the canvases of many trajectories into one flat list, `micro_batches` cuts it by a token
-budget, and `score` runs one micro-batch: one pass of the backbone, the vocabulary head at the scored slots only.
+budget (`learner.plan`), and `score` runs one micro-batch: one pass of the backbone over packed tokens, the last layer's
+queries and feed-forward and the vocabulary head at the scored slots only.
 
     trace_exact   step s: masked where step_map >= s, scored the slots of step s   exact for position-first samplers
     ar_exact      slot k: masked from k on, scored slot k                          exact for left-to-right answers
@@ -13,38 +14,24 @@ block-causal family the canvas ends with the block of its scored slots, because 
 For a rule that chooses positions from the prediction the recorded order is a condition, not part of the likelihood: the
 gradient ignores that other weights would rank the slots otherwise.
 
-Symbols: C canvases, M scored slots of all canvases or of one micro-batch, K scored slots of one canvas, P prompt
-tokens, T response slots, B canvases of a micro-batch, N canvas tokens, D width.
+Symbols: M scored slots of all canvases or of one micro-batch, W those of one in the order of its tokens, K scored slots
+of one canvas, T response slots, B trajectories, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from learner.layout import lay_out
+from learner.plan import Canvas, CanvasPlan, Estimator, micro_batches, plan_canvases
 from models import Denoiser, token_logprobs
 from rollout.records import Trajectory
 
 MICRO_BATCH_TOKENS = 16384
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """One canvas of one answer; the slots that are not masked hold their final tokens."""
-
-    masked_T: np.ndarray
-    """(T,) bool."""
-    slot_K: np.ndarray
-    """(K,) int64, K >= 1. Slots whose final tokens are scored, all of them masked."""
-    weight_K: np.ndarray
-    """(K,) float32. Factor of each slot's term in an objective; 1 in exact likelihoods."""
-
-
-Estimator = Callable[[Trajectory, np.ndarray], list[Canvas]]
-"""(trajectory, wanted_T) -> canvases that score the wanted slots (bool)."""
 
 
 def trace_exact(trajectory: Trajectory, wanted_T: np.ndarray) -> list[Canvas]:
@@ -81,103 +68,16 @@ def require_exact(trajectory: Trajectory) -> None:
             "likelihood at temperature > 0; use a position-first sampler: ar, random, confidence, margin, entropy or "
             "threshold"
         )
-    if trajectory.top_p < 1 and trajectory.temperature > 0:
+    if (trajectory.top_p < 1 or trajectory.top_k > 0) and trajectory.temperature > 0:
+        cut = f"top_p is {trajectory.top_p}" if trajectory.top_p < 1 else f"top_k is {trajectory.top_k}"
         raise ValueError(
-            f"top_p is {trajectory.top_p}: the law drawn from was cut off, and other weights would cut it off "
-            "elsewhere; answers to be scored must be drawn with temperature alone (top_p: 1)"
+            f"{cut}: the law drawn from was cut off, and other weights would cut it off elsewhere; answers to be "
+            "scored must be drawn with temperature alone (top_p: 1, top_k: 0)"
         )
 
 
 def _canvas(masked_T: np.ndarray, slot_K: np.ndarray) -> Canvas:
     return Canvas(masked_T, slot_K, np.ones(len(slot_K), dtype=np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class CanvasPlan:
-    """The canvases of many answers, and their scored slots as flat arrays in the same order."""
-
-    trajectories: Sequence[Trajectory]
-    canvases: Sequence[Canvas]
-    sample_C: np.ndarray
-    """(C,) int64. Which trajectory each canvas belongs to."""
-    num_tokens_C: np.ndarray
-    """(C,) int64. Tokens of each canvas, the prompt included."""
-    block_length_C: np.ndarray
-    """(C,) int64. Attention block; 0 in bidirectional families."""
-    start_C: np.ndarray
-    """(C,) int64. Where the scored slots of each canvas begin in the flat arrays."""
-    sample_M: np.ndarray
-    slot_M: np.ndarray
-    weight_M: np.ndarray
-
-    @property
-    def num_slots(self) -> int:
-        """M."""
-        return len(self.slot_M)
-
-
-def plan_canvases(
-    trajectories: Sequence[Trajectory], wanted: Sequence[np.ndarray], *, estimator: Estimator, block_causal: bool
-) -> CanvasPlan:
-    """Canvases that score the wanted slots (bool (T,), one array a trajectory)."""
-    canvases: list[Canvas] = []
-    samples: list[int] = []
-    for sample, (trajectory, wanted_T) in enumerate(zip(trajectories, wanted, strict=True)):
-        if len(trajectory.prompt_tokens) == 0:
-            raise ValueError(f"trajectory {sample} has no prompt tokens: scoring needs at least one before the answer")
-        own = estimator(trajectory, wanted_T)
-        canvases += own
-        samples += [sample] * len(own)
-    num_scored_C = np.array([len(canvas.slot_K) for canvas in canvases], dtype=np.int64)
-    sample_C = np.array(samples, dtype=np.int64)
-    return CanvasPlan(
-        trajectories=trajectories,
-        canvases=canvases,
-        sample_C=sample_C,
-        num_tokens_C=np.array(
-            [_num_tokens(trajectories[s], c, block_causal) for s, c in zip(samples, canvases, strict=True)],
-            dtype=np.int64,
-        ),
-        block_length_C=np.array([trajectories[s].block_length if block_causal else 0 for s in samples], dtype=np.int64),
-        start_C=num_scored_C.cumsum() - num_scored_C,
-        sample_M=sample_C.repeat(num_scored_C),
-        slot_M=_concatenate([canvas.slot_K for canvas in canvases], np.int64),
-        weight_M=_concatenate([canvas.weight_K for canvas in canvases], np.float32),
-    )
-
-
-def _num_tokens(trajectory: Trajectory, canvas: Canvas, block_causal: bool) -> int:
-    """The whole canvas, or, where later blocks are invisible, up to the end of the last scored slot's block."""
-    num_prompt, length = len(trajectory.prompt_tokens), trajectory.block_length
-    whole = num_prompt + len(trajectory.tokens)
-    if not block_causal:
-        return whole
-    last_position = num_prompt + int(canvas.slot_K[-1])
-    return min((last_position // length + 1) * length, whole)
-
-
-def _concatenate(parts: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
-
-
-def micro_batches(plan: CanvasPlan, micro_batch_tokens: int) -> list[list[int]]:
-    """Indices of canvases in groups whose padded size (canvases x longest) stays within the budget.
-
-    Longest first, so that neighbours are of similar length and memory peaks in the first group. A canvas longer than
-    the budget goes alone. A group has one attention block length.
-    """
-    if micro_batch_tokens < 1:
-        raise ValueError(f"micro_batch_tokens must be at least 1, got {micro_batch_tokens}")
-    groups: list[list[int]] = []
-    for canvas in np.lexsort((-plan.num_tokens_C, plan.block_length_C)).tolist():
-        if groups:
-            longest = groups[-1][0]
-            fits = (len(groups[-1]) + 1) * int(plan.num_tokens_C[longest]) <= micro_batch_tokens
-            if fits and plan.block_length_C[longest] == plan.block_length_C[canvas]:
-                groups[-1].append(canvas)
-                continue
-        groups.append([canvas])
-    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,52 +94,10 @@ class ScoredSlots:
 
 def score(denoiser: Denoiser, plan: CanvasPlan, group: Sequence[int], *, temperature: float) -> ScoredSlots:
     """Log-probabilities of the slots that one micro-batch of canvases scores."""
-    batch = _collate(denoiser, plan, group)
-    block_length = int(plan.block_length_C[group[0]]) or None
-    hidden_BND = denoiser.hidden(batch.tokens_BN, valid_BN=batch.valid_BN, block_length=block_length)
-    hidden_MD = denoiser.aligned(hidden_BND, batch.row_M, batch.position_M)
-    logprob_M, entropy_M = token_logprobs(denoiser, hidden_MD, batch.token_M, temperature=temperature)
-    return ScoredSlots(batch.index_M, logprob_M, entropy_M)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    tokens_BN: torch.Tensor
-    valid_BN: torch.Tensor | None
-    row_M: torch.Tensor
-    position_M: torch.Tensor
-    token_M: torch.Tensor
-    index_M: torch.Tensor
-
-
-def _collate(denoiser: Denoiser, plan: CanvasPlan, group: Sequence[int]) -> _Batch:
-    """Right-padded canvases with masks in place, and where their scored slots are."""
-    num_tokens_B = plan.num_tokens_C[list(group)]
-    tokens_BN = np.full((len(group), int(num_tokens_B.max())), denoiser.eos_token_id, dtype=np.int64)
-    rows, positions, tokens, indices = [], [], [], []
-    for row, index in enumerate(group):
-        canvas, trajectory = plan.canvases[index], plan.trajectories[plan.sample_C[index]]
-        num_prompt, end = len(trajectory.prompt_tokens), int(plan.num_tokens_C[index])
-        response_T = np.where(canvas.masked_T, denoiser.mask_token_id, trajectory.tokens)
-        tokens_BN[row, :num_prompt] = trajectory.prompt_tokens
-        tokens_BN[row, num_prompt:end] = response_T[: end - num_prompt]
-        rows.append(np.full(len(canvas.slot_K), row))
-        positions.append(num_prompt + canvas.slot_K)
-        tokens.append(trajectory.tokens[canvas.slot_K])
-        indices.append(plan.start_C[index] + np.arange(len(canvas.slot_K)))
-    valid_BN = np.arange(tokens_BN.shape[1]) < num_tokens_B[:, None]
-
-    def place(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(denoiser.device)
-
-    return _Batch(
-        tokens_BN=place(tokens_BN),
-        valid_BN=None if valid_BN.all() else place(valid_BN),
-        row_M=place(np.concatenate(rows)),
-        position_M=place(np.concatenate(positions)),
-        token_M=place(np.concatenate(tokens)),
-        index_M=torch.from_numpy(np.concatenate(indices)),
-    )
+    layout = lay_out(denoiser, plan, group)
+    hidden_WD = denoiser.start(layout.token_M, layout.packing).hidden(layout.flat_W, layout.counts)
+    logprob_W, entropy_W = token_logprobs(denoiser, hidden_WD, layout.target_W, temperature=temperature)
+    return ScoredSlots(layout.index_W, logprob_W, entropy_W)
 
 
 def sequence_logprobs(
@@ -259,15 +117,15 @@ def sequence_logprobs(
     """
     trajectories = [_with_prompt(t, p) for t, p in zip(trajectories, _repeated(prompts, trajectories), strict=True)]
     wanted = [trajectory.committed for trajectory in trajectories]
-    plan = plan_canvases(trajectories, wanted, estimator=trace_exact, block_causal=denoiser.family.block_causal)
+    plan = plan_canvases(trajectories, wanted, estimator=trace_exact, family=denoiser.family)
     parts = [score(denoiser, plan, g, temperature=temperature) for g in micro_batches(plan, micro_batch_tokens)]
     lengths = [len(trajectory.tokens) for trajectory in trajectories]
-    flat = torch.zeros(sum(lengths), device=denoiser.device)
-    if parts:
-        offset_B = np.cumsum(lengths) - lengths
-        place_M = torch.from_numpy(offset_B[plan.sample_M] + plan.slot_M)
-        index_M = torch.cat([part.index_M for part in parts])
-        flat = flat.index_put((place_M[index_M].to(denoiser.device),), torch.cat([part.logprob_M for part in parts]))
+    if not parts:
+        return [torch.zeros(length, device=denoiser.device) for length in lengths]
+    offset_B = np.cumsum(lengths) - lengths
+    place_M = torch.from_numpy(offset_B[plan.sample_M] + plan.slot_M)
+    index_M, logprob_M = (torch.cat(found) for found in zip(*((p.index_M, p.logprob_M) for p in parts), strict=True))
+    flat = logprob_M.new_zeros(sum(lengths)).index_put((place_M[index_M].to(denoiser.device),), logprob_M)
     return list(flat.split(lengths))
 
 

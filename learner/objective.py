@@ -4,7 +4,7 @@ M scored slots of any number of samples, in any order. JustGRPO, Dr. GRPO and DA
 
     ratio = exp(l - l_old)
     J     = min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
-    loss  = sum over slots of weight * (-J + kl_coef * k3(l, l_ref))
+    loss  = sum over slots of weight * (-importance * J + kl_coef * k3(l, l_ref))
 
 The weights hold the normaliser, whose counts are those of the whole batch (`BatchStats`): a sum over slots,
 micro-batches and ranks in any grouping gives the same loss and the same gradient.
@@ -67,16 +67,24 @@ def normaliser_weights(
 
 
 def truncated_weights(
-    proximal_logprob_M: torch.Tensor, behaviour_logprob_M: torch.Tensor, *, cap: float = 2.0
+    proximal_logprob_M: torch.Tensor,
+    behaviour_logprob_M: torch.Tensor,
+    *,
+    cap: float = 2.0,
+    unit_M: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """min(exp(l_prox - l_behaviour), cap): importance weights, one a token, for answers drawn by older weights.
+    """min(exp(sum of l_prox - l_behaviour), cap): importance weights for answers that another law drew.
 
-    Detached, and valid only for a likelihood that scores the law the tokens were drawn from. Without staleness they
-    are 1 up to rounding.
+    The sum is over the slots of one unit (a denoising step, an answer), named by `unit_M` (int64, from 0); without it
+    each slot is its own. All slots of a unit have its weight. Detached, and valid only for a likelihood that scores the
+    law the tokens were drawn from. Without staleness they are 1 up to rounding.
     """
     if cap < 1:
         raise ValueError(f"cap must be at least 1, got {cap}: a smaller one would scale down fresh answers too")
-    return (proximal_logprob_M - behaviour_logprob_M).detach().exp().clamp(max=cap)
+    gap_M = (proximal_logprob_M - behaviour_logprob_M).detach()
+    if unit_M is not None and len(unit_M):
+        gap_M = gap_M.new_zeros(int(unit_M.max()) + 1).index_add(0, unit_M, gap_M)[unit_M]
+    return gap_M.exp().clamp(max=cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +107,12 @@ def policy_loss(
     weight_M: torch.Tensor,
     config: ObjectiveConfig,
     reference_logprob_M: torch.Tensor | None = None,
+    importance_M: torch.Tensor | None = None,
 ) -> LossTerms:
-    """The loss of the module's docstring."""
+    """The loss of the module's docstring; no importance weights are weights of 1."""
     ratio_M = policy_ratio(logprob_M, old_logprob_M)
     surrogate_M = clipped_surrogate(ratio_M, advantage_M, clip_low=config.clip_low, clip_high=config.clip_high)
-    term_M, kl_M = -surrogate_M, None
+    term_M, kl_M = -surrogate_M if importance_M is None else -importance_M * surrogate_M, None
     if reference_logprob_M is not None:
         kl_M = k3(logprob_M, reference_logprob_M)
         term_M = term_M + config.kl_coef * kl_M

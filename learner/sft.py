@@ -1,6 +1,7 @@
 """Supervised fine-tuning by random masking: the 1/t bound on the negative log-likelihood.
 
-Symbols: B examples, P prompt tokens, T response slots, N = P + T, M masked slots of a micro-batch.
+Symbols: B examples, P prompt tokens, T response slots, N = P + T, K masked slots of an example, W those of a
+micro-batch.
 
 For each example a rate t ~ U(t_min, 1) is drawn, each response slot is masked with probability t (the prompt never),
 and
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from learner.layout import Layout, Spans
 from models import Denoiser, token_logprobs
 
 
@@ -101,17 +103,19 @@ def mask_examples(examples: Sequence[SftExample], *, t_min: float, seed: int, st
 
 
 def micro_batches(canvases: Sequence[SftCanvas], micro_batch_tokens: int) -> list[list[SftCanvas]]:
-    """Canvases in groups whose padded size (rows times longest canvas) stays within the budget, longest first.
+    """Canvases in groups whose tokens together stay within the budget, longest first.
 
     Canvases without a masked slot have no loss and are left out. A canvas longer than the budget goes alone.
     """
     kept = sorted((canvas for canvas in canvases if canvas.masked.any()), key=lambda canvas: -canvas.num_tokens)
     groups: list[list[SftCanvas]] = []
+    load = 0
     for canvas in kept:
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].num_tokens <= micro_batch_tokens:
-            groups[-1].append(canvas)
-        else:
-            groups.append([canvas])
+        load += canvas.num_tokens
+        if not groups or load > micro_batch_tokens:
+            groups.append([])
+            load = canvas.num_tokens
+        groups[-1].append(canvas)
     return groups
 
 
@@ -122,48 +126,24 @@ def sft_loss(denoiser: Denoiser, canvases: Sequence[SftCanvas]) -> torch.Tensor:
             f"supervised fine-tuning by random masking needs a family with full attention, got "
             f"{denoiser.family.name!r}, whose attention is block-causal"
         )
-    batch = _collate(denoiser, canvases)
-    hidden_BND = denoiser.hidden(batch.tokens_BN, valid_BN=batch.valid_BN)
-    hidden_MD = denoiser.aligned(hidden_BND, batch.row_M, batch.position_M)
-    logprob_M, _ = token_logprobs(denoiser, hidden_MD, batch.target_M)
-    return -(batch.weight_M * logprob_M).sum()
+    layout, weight_W = _lay_out(denoiser, canvases)
+    hidden_WD = denoiser.start(layout.token_M, layout.packing).hidden(layout.flat_W, layout.counts)
+    logprob_W, _ = token_logprobs(denoiser, hidden_WD, layout.target_W)
+    return -(weight_W * logprob_W).sum()
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    tokens_BN: torch.Tensor
-    valid_BN: torch.Tensor | None
-    row_M: torch.Tensor
-    position_M: torch.Tensor
-    target_M: torch.Tensor
-    weight_M: torch.Tensor
-
-
-def _collate(denoiser: Denoiser, canvases: Sequence[SftCanvas]) -> _Batch:
-    """Right-padded canvases with masks in place, and where their targets are."""
-    num_rows, num_columns = len(canvases), max(canvas.num_tokens for canvas in canvases)
-    tokens_BN = np.full((num_rows, num_columns), denoiser.eos_token_id, dtype=np.int64)
-    valid_BN = np.zeros((num_rows, num_columns), dtype=bool)
-    rows, positions, targets, weights = [], [], [], []
-    for b, canvas in enumerate(canvases):
-        start = len(canvas.prompt_tokens)
-        slots = np.flatnonzero(canvas.masked)
-        tokens_BN[b, :start] = canvas.prompt_tokens
-        tokens_BN[b, start : canvas.num_tokens] = np.where(canvas.masked, denoiser.mask_token_id, canvas.answer_tokens)
-        valid_BN[b, : canvas.num_tokens] = True
-        rows.append(np.full(len(slots), b))
-        positions.append(start + slots)
-        targets.append(canvas.answer_tokens[slots])
-        weights.append(np.full(len(slots), canvas.weight, dtype=np.float32))
-    device = denoiser.device
-    return _Batch(
-        tokens_BN=torch.from_numpy(tokens_BN).to(device),
-        valid_BN=None if valid_BN.all() else torch.from_numpy(valid_BN).to(device),
-        row_M=torch.from_numpy(np.concatenate(rows)).to(device),
-        position_M=torch.from_numpy(np.concatenate(positions)).to(device),
-        target_M=torch.from_numpy(np.concatenate(targets)).to(device),
-        weight_M=torch.from_numpy(np.concatenate(weights)).to(device),
-    )
+def _lay_out(denoiser: Denoiser, canvases: Sequence[SftCanvas]) -> tuple[Layout, torch.Tensor]:
+    """Canvases side by side with masks in place, and the weight of each wanted hidden state."""
+    spans, weights = Spans(), []
+    for canvas in canvases:
+        slot_K = np.flatnonzero(canvas.masked)
+        response_T = np.where(canvas.masked, denoiser.mask_token_id, canvas.answer_tokens)
+        number = spans.add(0, np.concatenate([canvas.prompt_tokens, response_T]))
+        position_K = len(canvas.prompt_tokens) + slot_K - int(denoiser.family.shift)
+        spans.want(number, position_K, canvas.answer_tokens[slot_K], slot_K)
+        weights.append(np.full(len(slot_K), canvas.weight, dtype=np.float32))
+    layout = spans.layout(denoiser.packing(spans.spans))
+    return layout, torch.from_numpy(np.concatenate(weights)).to(denoiser.device)
 
 
 def _mix(seed: int, step: int) -> int:

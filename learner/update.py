@@ -2,11 +2,14 @@
 
     plan      canvases of the samples with a nonzero advantage, cut into micro-batches by the token budget
     reference log-probabilities under the frozen starting weights, once (only with a divergence term)
+    proximal  log-probabilities under the weights now, once (only for importance weights of whole answers)
     epochs    for each: every micro-batch forward and backward, then one optimizer step
 
 The old log-probabilities are those of the first epoch's own pass, before any step: the first ratio is exactly 1, its
 gradient exactly A * grad l, and later epochs are measured against the weights at the start of the update. The rollout's
 recorded log-probabilities serve as a check: their gap to the first pass shows at once when rollout and learner differ.
+With `importance` they are the law that drew the answers, and the first pass weighs each term by how much more likely
+the weights now make it (`objective.truncated_weights`); later epochs keep these weights.
 
 Peak memory is that of one micro-batch. A sample with advantage 0 costs no pass, yet counts in every denominator (see
 `BatchStats`). If no rank has anything to train, weights and optimizer stay untouched.
@@ -26,10 +29,12 @@ import numpy as np
 import torch
 
 from learner.config import ObjectiveConfig
-from learner.likelihood import ESTIMATORS, CanvasPlan, micro_batches, plan_canvases, score
-from learner.objective import LossTerms, normaliser_weights, policy_loss
+from learner.likelihood import ESTIMATORS, score
+from learner.objective import LossTerms, normaliser_weights, policy_loss, truncated_weights
+from learner.plan import CanvasPlan, micro_batches, num_computed, plan_canvases
 from learner.records import BatchStats, Sample
 from models import Denoiser
+from rollout.records import Trajectory
 
 T = TypeVar("T")
 
@@ -83,6 +88,8 @@ def policy_update(
     if trainer.sum_over_ranks({"micro_batches": float(len(work.groups))})["micro_batches"] > 0:
         if objective.kl_coef > 0:
             _score_reference(trainer, work)
+        if objective.importance == "sequence":
+            _score_proximal(trainer, work)
         for epoch in range(objective.num_epochs):
             for group in work.groups:
                 loss = partial(_micro_batch_loss, trainer.denoiser, work, group, sums, is_first=epoch == 0)
@@ -105,6 +112,8 @@ class _Work:
     recorded_logprob_M: torch.Tensor
     old_logprob_M: torch.Tensor
     """Filled by the first epoch."""
+    importance_M: torch.Tensor | None
+    """Filled by the first epoch or before it; None where every weight is 1."""
     reference_logprob_M: torch.Tensor | None = None
     gap_max: float = 0.0
 
@@ -119,11 +128,12 @@ def _prepare(
     """Plan the canvases and spread what belongs to samples over their slots."""
     trained = [sample for sample in samples if sample.advantage != 0 or objective.kl_coef > 0]
     trajectories = [sample.trajectory for sample in trained]
+    _require_exact_cache(trajectories, objective)
     plan = plan_canvases(
         trajectories,
         [trajectory.scored for trajectory in trajectories],
         estimator=ESTIMATORS[objective.likelihood],
-        block_causal=denoiser.family.block_causal,
+        family=denoiser.family,
     )
 
     def per_slot(values: Sequence[float]) -> torch.Tensor:
@@ -145,7 +155,19 @@ def _prepare(
         weight_M=normaliser_M * torch.from_numpy(plan.weight_M),
         recorded_logprob_M=torch.from_numpy(np.array(recorded, dtype=np.float32)),
         old_logprob_M=torch.zeros(plan.num_slots),
+        importance_M=None if objective.importance == "none" else torch.ones(plan.num_slots),
     )
+
+
+def _require_exact_cache(trajectories: Sequence[Trajectory], objective: ObjectiveConfig) -> None:
+    """Refuse answers drawn from an approximation of the law that is scored, unless weights make up for it."""
+    approximate = sorted({trajectory.cache for trajectory in trajectories if not trajectory.exact_cache})
+    if approximate and objective.importance == "none":
+        raise ValueError(
+            f"answers were drawn with cache {', '.join(map(repr, approximate))}, which keeps outdated keys: the law "
+            "that drew them is not the one that is scored. Draw with rollout.cache 'none' ('block' in block-causal "
+            "families), or set learner.objective.importance to 'token', 'step' or 'sequence'"
+        )
 
 
 def _temperature(samples: Sequence[Sample]) -> float:
@@ -161,8 +183,34 @@ def _score_reference(trainer: Trainer, work: _Work) -> None:
     with trainer.reference() as frozen:
         for group in work.groups:
             scored = trainer.evaluate(partial(score, frozen, work.plan, group, temperature=work.temperature))
-            work.reference_logprob_M[scored.index_M] = scored.logprob_M.cpu()
+            work.reference_logprob_M[scored.index_M] = scored.logprob_M.cpu().float()
     trainer.align()
+
+
+def _score_proximal(trainer: Trainer, work: _Work) -> None:
+    """Importance weights of whole answers, whose slots may lie in several micro-batches."""
+    proximal_M = torch.zeros(work.plan.num_slots)
+    for group in work.groups:
+        scored = trainer.evaluate(partial(score, trainer.denoiser, work.plan, group, temperature=work.temperature))
+        proximal_M[scored.index_M] = scored.logprob_M.cpu().float()
+    trainer.align()
+    work.importance_M = truncated_weights(
+        proximal_M,
+        work.recorded_logprob_M,
+        cap=work.objective.importance_cap,
+        unit_M=torch.from_numpy(work.plan.sample_M),
+    )
+
+
+def _weigh(work: _Work, index_m: torch.Tensor) -> None:
+    """Importance weights of the tokens or steps of one micro-batch; a step's slots are all in one canvas."""
+    assert work.importance_M is not None
+    work.importance_M[index_m] = truncated_weights(
+        work.old_logprob_M[index_m],
+        work.recorded_logprob_M[index_m],
+        cap=work.objective.importance_cap,
+        unit_M=torch.from_numpy(work.plan.canvas_M)[index_m] if work.objective.importance == "step" else None,
+    )
 
 
 def _micro_batch_loss(
@@ -172,7 +220,9 @@ def _micro_batch_loss(
     scored = score(denoiser, work.plan, group, temperature=work.temperature)
     index_m, logprob_m = scored.index_M, scored.logprob_M
     if is_first:
-        work.old_logprob_M[index_m] = logprob_m.detach().cpu()
+        work.old_logprob_M[index_m] = logprob_m.detach().cpu().float()
+        if work.objective.importance in ("token", "step"):
+            _weigh(work, index_m)
         _compare_with_rollout(work, index_m, sums)
 
     def take(value_M: torch.Tensor) -> torch.Tensor:
@@ -185,6 +235,7 @@ def _micro_batch_loss(
         weight_M=take(work.weight_M),
         config=work.objective,
         reference_logprob_M=None if work.reference_logprob_M is None else take(work.reference_logprob_M),
+        importance_M=None if work.importance_M is None else take(work.importance_M),
     )
     _add(sums, terms, scored.entropy_M)
     return terms.loss
@@ -194,7 +245,7 @@ def _micro_batch_loss(
 
 _SUMS = (
     *("loss", "slots", "ratio", "clipped", "kl", "entropy"),
-    *("first_slots", "gap", "stale_weight", "stale_weight_squared"),
+    *("first_slots", "gap", "stale_weight", "stale_weight_squared", "importance", "truncated"),
 )
 
 
@@ -215,18 +266,21 @@ def _compare_with_rollout(work: _Work, index_m: torch.Tensor, sums: dict[str, fl
     sums["gap"] += float(difference_m.abs().sum())
     sums["stale_weight"] += float(stale_weight_m.sum())
     sums["stale_weight_squared"] += float(stale_weight_m.square().sum())
+    if work.importance_M is not None:
+        sums["importance"] += float(work.importance_M[index_m].sum())
+        sums["truncated"] += float((work.importance_M[index_m] >= work.objective.importance_cap).sum())
     work.gap_max = max(work.gap_max, float(difference_m.abs().max()))
 
 
 def _cost(work: _Work) -> dict[str, float]:
-    """Forwards (one canvas each), their tokens without padding, and how much there was to train."""
-    num_passes = work.objective.num_epochs + (work.objective.kl_coef > 0)
+    """Canvases scored, the tokens computed for them, and how much there was to train."""
+    num_passes = work.objective.num_epochs + (work.objective.kl_coef > 0) + (work.objective.importance == "sequence")
     num_canvases = len(work.plan.canvases)
     return {
         "num_canvases": float(num_canvases),
         "num_trained_samples": float(len(work.plan.trajectories)),
         "likelihood_forwards": float(num_passes * num_canvases),
-        "likelihood_tokens": float(num_passes * work.plan.num_tokens_C.sum()),
+        "likelihood_tokens": float(num_passes * sum(num_computed(work.plan, group) for group in work.groups)),
     }
 
 
@@ -243,4 +297,7 @@ def _means(sums: dict[str, float], objective: ObjectiveConfig) -> dict[str, floa
     }
     if objective.kl_coef > 0:
         metrics["kl"] = sums["kl"] / num_slots
+    if objective.importance != "none":
+        metrics["importance_mean"] = sums["importance"] / num_first
+        metrics["truncated_rate"] = sums["truncated"] / num_first
     return metrics

@@ -21,6 +21,7 @@ CASES = {
     "zero2": ({"zero_stage": 2}, None),
     "zero3": ({"zero_stage": 3}, None),
     "zero3 lora": ({"zero_stage": 3}, LORA),
+    "zero3 recomputed": ({"zero_stage": 3, "activation_checkpointing": True}, None),
 }
 ADVANTAGES = (0.5, -1.0, 0.0, 1.5, -0.25, 1.0)
 

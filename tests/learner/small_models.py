@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import models
+from models.packing import Packing
 from rollout.records import Trajectory
 
 EOS, MASK, VOCAB = 0, 1, 12
@@ -111,6 +112,7 @@ class Toy(torch.nn.Module):
         self.family = SimpleNamespace(name="toy", shift=False, block_causal=False)
         self.mask_token_id, self.eos_token_id, self.vocab_size = MASK, EOS, 4
         self.device = torch.device("cpu")
+        self.backbone = SimpleNamespace(lm_head=torch.nn.Identity())
         joint = torch.tensor([[0.54, 0.06], [0.08, 0.32]])
         table = torch.full((2, 4, 4), -torch.inf)  # [slot, what the other slot holds, token]
         table[0, MASK, 2:], table[1, MASK, 2:] = joint.sum(1).log(), joint.sum(0).log()
@@ -119,12 +121,13 @@ class Toy(torch.nn.Module):
             table[1, 2 + other, 2:] = (joint[other] / joint[other].sum()).log()
         self.table = torch.nn.Parameter(table)
 
-    def hidden(self, tokens_BN, *, valid_BN=None, block_length=None):
-        first, second = tokens_BN[:, 1], tokens_BN[:, 2]
-        return torch.stack([self.table[0, second], self.table[0, second], self.table[1, first]], dim=1)
+    def packing(self, spans, *, block_length=None):
+        return Packing(spans, device=self.device, block_length=None)
 
-    def aligned(self, hidden_BND, row_M, position_M):
-        return hidden_BND[row_M, position_M]
+    def start(self, token_M, packing):
+        first, second = token_M.view(-1, 3)[:, 1], token_M.view(-1, 3)[:, 2]
+        hidden_BND = torch.stack([self.table[0, second], self.table[0, second], self.table[1, first]], dim=1)
+        return SimpleNamespace(hidden=lambda flat_W, counts: hidden_BND.flatten(0, 1)[flat_W])
 
     def head(self, hidden_MD):
         return hidden_MD

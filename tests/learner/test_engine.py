@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import models
-from learner.engine import LearnerEngine, prepare_process
+from learner.engine import LearnerEngine, deepspeed_config, prepare_process
 from learner.sft import micro_batches, sft_loss
 from learner.worker import free_port
+from models import token_logprobs
+from models.packing import Span
 from tests.learner.ranks import CASES, LORA, canvases, config, results
-from tests.learner.small_models import small_denoiser
+from tests.learner.small_models import CONFIGS, small_denoiser
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +124,64 @@ def test_activation_checkpointing_keeps_less_for_the_backward_pass():
             engine.backward(lambda engine=engine: sft_loss(engine.denoiser, canvases()))
         kept.append(sum(sizes))
     assert kept[1] < 0.5 * kept[0]
+
+
+def test_recomputation_is_switched_on_when_activations_do_not_fit():
+    fits = build(config(zero_stage=1))
+    assert fits.describe()["activation_checkpointing"] is False
+    crowded = config(zero_stage=1).engine.model_copy(update={"micro_batch_tokens": 10**12})
+    learner = config(zero_stage=1).model_copy(update={"engine": crowded})
+    assert build(learner).describe()["activation_checkpointing"] is True
+    off = learner.model_copy(update={"engine": crowded.model_copy(update={"activation_checkpointing": False})})
+    assert build(off).describe()["activation_checkpointing"] is False
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_partitioned_weights_are_there_for_a_pass_before_any_training(lora):
+    engine = build(config(zero_stage=3), lora=lora)
+    plain = small_denoiser("llada")
+    with torch.no_grad():
+        expected = float(sft_loss(plain, canvases()))
+    owners = {name: m for name, m in engine.denoiser.named_modules() if list(m.parameters(recurse=False))}
+    called = set()
+    for name, module in owners.items():
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    assert float(engine.evaluate(partial(sft_loss, engine.denoiser, canvases()))) == pytest.approx(expected, rel=1e-6)
+    # Weights are gathered when their module is called, so every one has to be.
+    assert called == set(owners)
+
+
+def test_head_reads_a_partitioned_weight_in_chunks_forward_and_backward():
+    norms = []
+    for stage in (1, 3):
+        # 8192 x 16 numbers: more than DeepSpeed keeps whole on every rank.
+        denoiser = models.create(CONFIGS["llada"] | {"vocab_size": 8192, "embedding_size": 8192}, seed=0)
+        engine = LearnerEngine(denoiser, config(zero_stage=stage), total_steps=1)
+        assert (denoiser.backbone.lm_head.weight.numel() == 0) == (stage == 3)
+
+        def loss(denoiser=denoiser):
+            token_M = torch.arange(2, 8)
+            pending = denoiser.start(token_M, denoiser.packing([Span(0, 0, 6, 6)]))
+            # One row of logits a chunk, none of them kept.
+            return -token_logprobs(denoiser, pending.hidden(torch.arange(6), [6]), token_M, chunk_bytes=1)[0].sum()
+
+        engine.backward(loss)
+        norms.append(engine.step()["grad_norm"])
+    assert norms[0] > 1.0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
+def test_gradients_are_reduced_beside_the_backward_pass_on_gpus_with_several_ranks():
+    def overlaps(device_type, **engine):
+        return deepspeed_config(config(**engine), device_type)["zero_optimization"]["overlap_comm"]
+
+    assert overlaps("cuda", num_ranks=2)
+    assert not overlaps("cuda", num_ranks=1)
+    assert not overlaps("cpu", num_ranks=2)
+    assert not overlaps("cuda", num_ranks=2, overlap_comm=False)
+    assert overlaps("cuda", overlap_comm=True)
+    with pytest.raises(ValueError, match=r"overlap_comm true needs GPUs.*set it to auto or false"):
+        overlaps("cpu", overlap_comm=True)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

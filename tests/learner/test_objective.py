@@ -92,6 +92,33 @@ def test_truncated_weights_cap_what_became_more_likely_and_carry_no_gradient():
         truncated_weights(proximal, proximal, cap=0.5)
 
 
+def test_weights_of_steps_and_answers_are_products_over_their_slots():
+    # Ratios 1.5, .5, 3, .8 in units 0, 0, 1, 1: products .75 and 2.4, of which the second is cut to 2.
+    gap = torch.tensor([1.5, 0.5, 3.0, 0.8]).log()
+    weight = truncated_weights(gap, torch.zeros(4), unit_M=torch.tensor([0, 0, 1, 1]))
+    assert weight.tolist() == pytest.approx([0.75, 0.75, 2.0, 2.0])
+    # In another order, and with a unit that has no slot.
+    weight = truncated_weights(gap[[2, 0, 3, 1]], torch.zeros(4), unit_M=torch.tensor([3, 0, 3, 0]))
+    assert weight.tolist() == pytest.approx([2.0, 0.75, 2.0, 0.75])
+    assert truncated_weights(torch.zeros(0), torch.zeros(0), unit_M=torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_importance_weighs_the_surrogate_and_not_the_divergence():
+    # Slot 0: weight .5, ratio 1, A .5, d = ln 2 -> -.25 + .1 * .1931.  Slot 1: weight 2, A -1, d = 0 -> 2.
+    logprob = torch.tensor([0.4, 0.3]).log()
+    terms = policy_loss(
+        logprob,
+        old_logprob_M=logprob,
+        advantage_M=torch.tensor([0.5, -1.0]),
+        weight_M=torch.tensor([0.25, 0.5]),
+        config=ObjectiveConfig(kl_coef=0.1),
+        reference_logprob_M=torch.tensor([0.2, 0.3]).log(),
+        importance_M=torch.tensor([0.5, 2.0]),
+    )
+    assert float(terms.loss) == pytest.approx(0.25 * (-0.25 + 0.1 * 0.19315) + 0.5 * 2.0, abs=1e-5)
+    assert terms.ratio_M.tolist() == [1.0, 1.0]
+
+
 def test_loss_is_the_weighted_sum_of_surrogate_and_divergence():
     # Slot 0: ratio 1, A .5, d = ln 2 -> -.5 + .1 * .1931.  Slot 1: ratio 1.5, A 1 -> clipped at 1.2, d = 0 -> -1.2.
     logprob = torch.tensor([0.4, 0.3]).log()

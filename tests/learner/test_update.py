@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -338,6 +339,93 @@ def test_global_random_state_is_untouched():
     before = torch.get_rng_state()
     update(PlainTrainer(denoiser), samples)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- answers of another law
+
+SHIFTS = (math.log(1.5), math.log(0.5), math.log(3.0))
+
+
+def drawn_by_others(denoiser, *, shifts=SHIFTS, cache="none", **options):
+    """Answers whose record says that slot k was exp(-shifts[k % 3]) times as likely as it is."""
+    samples = samples_of(denoiser, **options)
+    shift = [np.resize(np.float32(shifts), len(s.trajectory.tokens)) for s in samples]
+    return [
+        Sample(dataclasses.replace(s.trajectory, logprobs=s.trajectory.logprobs - x, cache=cache), s.advantage)
+        for s, x in zip(samples, shift, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("importance", ["token", "step", "sequence"])
+@pytest.mark.parametrize("micro_batch_tokens", [17, 10_000])
+def test_importance_weighs_each_slot_by_its_token_step_or_answer(importance, micro_batch_tokens):
+    denoiser = small_denoiser("llada")
+    samples = drawn_by_others(denoiser, tokens_per_step=2)
+
+    def weight(sample, slot):
+        answer = sample.trajectory
+        shift = np.where(answer.scored, np.resize(SHIFTS, len(answer.tokens)), 0.0)
+        unit = {"token": np.arange(len(shift)) == slot, "step": answer.step_map == answer.step_map[slot]}
+        return min(math.exp(shift[unit.get(importance, slice(None))].sum()), 2.0)
+
+    denoiser.zero_grad()
+    slots = [(s, k) for s in samples if s.advantage != 0 for k in np.flatnonzero(s.trajectory.scored)]
+    weights = [weight(*slot) for slot in slots]
+    for (sample, slot), w in zip(slots, weights, strict=True):
+        factor = -sample.advantage * w / BatchStats.of(samples).num_tokens
+        (factor * obvious_logprob(denoiser, sample.trajectory, slot)).backward()
+    expected = {name: p.grad.clone() for name, p in denoiser.named_parameters() if p.grad is not None}
+    denoiser.zero_grad()
+    trainer = PlainTrainer(denoiser)
+    metrics = update(trainer, samples, importance=importance, normaliser="token", micro_batch_tokens=micro_batch_tokens)
+    assert_same_gradient(trainer.gradients[0], expected, atol=1e-5)
+    assert metrics["importance_mean"] == pytest.approx(np.mean(weights), abs=1e-3)
+    assert metrics["truncated_rate"] == pytest.approx(np.mean(np.array(weights) == 2.0), abs=1e-6)
+    assert metrics["logprob_gap_max"] == pytest.approx(math.log(3.0), abs=1e-4)
+    assert metrics["ratio_mean"] == 1.0
+
+
+@pytest.mark.parametrize("importance", ["token", "step", "sequence"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_answers_of_an_exact_cache_have_weights_of_one(importance, family):
+    denoiser = small_denoiser(family)
+    samples = samples_of(denoiser, tokens_per_step=2)
+    trainer = PlainTrainer(denoiser)
+    metrics = update(trainer, samples, importance=importance)
+    assert metrics["importance_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["truncated_rate"] == 0.0
+    assert_same_gradient(trainer.gradients[0], gradient(denoiser, samples), atol=1e-4)
+
+
+def test_weights_of_the_first_epoch_hold_for_later_ones():
+    denoiser = small_denoiser("llada")
+    samples = drawn_by_others(denoiser, shifts=(math.log(1.25),))
+    once = update(PlainTrainer(copy.deepcopy(denoiser), lr=0.05), samples, importance="token", clip_high=100.0)
+    twice = update(
+        PlainTrainer(denoiser, lr=0.05), samples, importance="token", num_epochs=2, clip_low=1.0, clip_high=100.0
+    )
+    assert once["importance_mean"] == pytest.approx(1.25, abs=1e-3)
+    assert twice["importance_mean"] == pytest.approx(1.25, abs=1e-3)
+    assert twice["ratio_mean"] != 1.0
+
+
+def test_whole_answers_cost_one_more_pass():
+    denoiser = small_denoiser("llada")
+    trainer = PlainTrainer(denoiser)
+    metrics = update(trainer, samples_of(denoiser), importance="sequence")
+    assert trainer.num_evaluations == trainer.num_backwards > 1
+    assert metrics["likelihood_forwards"] == 2 * metrics["num_canvases"]
+
+
+def test_answers_of_an_approximate_cache_need_importance_weights():
+    denoiser = small_denoiser("llada")
+    samples = drawn_by_others(denoiser, cache="dual/window=32")
+    with pytest.raises(
+        ValueError, match=r"cache 'dual/window=32'.*rollout.cache 'none'.*objective.importance to 'token'"
+    ):
+        update(PlainTrainer(denoiser), samples)
+    assert update(PlainTrainer(denoiser), samples, importance="token")["importance_mean"] > 0
+    assert "importance_mean" not in update(PlainTrainer(denoiser), drawn_by_others(denoiser, cache="block"))
 
 
 # ---- records
