@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,10 @@ class EvalRun:
         rows = {task.name: len(task.rows("test")[: self.limit]) for task in tasks}
         worker = RolloutWorker(self.model, RolloutConfig(max_batch_tokens=self.max_batch_tokens))
         worker.load()
-        grader = GraderWorker(self.tasks)
         kept = None if self.answers_file is None else KeptAnswers(self.answers_file, self.model)
         found: list[Result] = []
-        with _progress() as progress:
+        with closing(GraderWorker(self.tasks)) as grader, _progress() as progress:
+            grader.prove()
             for task in tasks:
                 for decoding in decodings:
                     bar = progress.add_task(f"{task.name} x {decoding.sampler.name}", total=rows[task.name])

@@ -2,13 +2,14 @@
 
 A completion: `{"id": "countdown/test/3", "completion": "30+93-100"}`, where `id` names a row of the task. In place of
 `id`, `row` may hold the row itself or its number among the test rows. Verdicts: `pass`, `fail`, `no_answer` (an empty
-completion), `timeout`, `blocked`, and `infra_error` where the grader itself broke; the last three are never a score.
+completion, or one with nothing to grade), `timeout`, `blocked` (a limit of the sandbox), and `infra_error` where the
+grader itself broke; `value` is null where that, or a checker's own timeout, left no score.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,27 @@ from rollout.records import Score, Scored
 
 _ALLOWED = '{"id": text, "completion": text}, or "row" (a row or its number) in place of "id"'
 _FAILED = {"timeout": "timeout", "math_timeout": "timeout", "blocked": "blocked", "no_answer": "no_answer"}
-_NO_ANSWER = ("no_answer", "no_code")
-"""Parts of a score by which a task says that a completion holds nothing to grade."""
+_ENDED = {
+    "no_answer": "no_answer",
+    "no_code": "no_answer",
+    "timeout": "timeout",
+    "memory": "blocked",
+    "output_limit": "blocked",
+    "permission": "blocked",
+}
+"""Parts of a score by which a task says how it ended, where it was neither right nor wrong."""
 
 
 def grade_file(config: TaskConfig, completions: Path) -> Iterator[dict[str, Any]]:
     """Verdict of each line, in order: `{"id", "verdict", "value", "why", "seconds"}`.
 
-    The whole file is read and checked before the first verdict.
+    The whole file is read and checked, and the grader proves itself on a known answer, before the first verdict.
     """
     task, worker = build(config), GraderWorker((config,))
     rows = _Rows(task)
     items = [rows.find(f"{completions}, line {line}", fields) for line, fields in _read(completions)]
-    return (_verdict(worker, task.name, *item) for item in items)
+    worker.prove()
+    return _verdicts(worker, task.name, items)
 
 
 def verdict(score: Score, completion: str) -> str:
@@ -42,8 +51,18 @@ def verdict(score: Score, completion: str) -> str:
         return _FAILED.get(score.kind, "infra_error")
     if score.parts["correct"] >= 1:
         return "pass"
-    has_answer = completion.strip() and not any(score.parts.get(name) for name in _NO_ANSWER)
-    return "fail" if has_answer else "no_answer"
+    for name, word in _ENDED.items():
+        if score.parts.get(name):
+            return word
+    return "fail" if completion.strip() else "no_answer"
+
+
+def _verdicts(worker: GraderWorker, task: str, items: Sequence[tuple[str, Row, str]]) -> Iterator[dict[str, Any]]:
+    try:
+        for item in items:
+            yield _verdict(worker, task, *item)
+    finally:
+        worker.close()
 
 
 class _Rows:

@@ -8,6 +8,7 @@ best one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -162,12 +163,13 @@ def evaluate_model(run: SftRun, model: Path | str) -> None:
     ) -> list[list[Trajectory]]:
         return worker.generate(prompts, num_samples=num_samples, seed=seed, decoding=decoding)
 
-    grader = GraderWorker(recipe.tasks)
     accuracies = []
-    for task in run.examples.tasks:
-        result = evaluate(generate, grader.grade, task, recipe.eval, recipe.seed)
-        metrics |= eval_metrics(result.samples)
-        accuracies.append(result.accuracy)
+    with contextlib.closing(GraderWorker(recipe.tasks)) as grader:
+        grader.prove()
+        for task in run.examples.tasks:
+            result = evaluate(generate, grader.grade, task, recipe.eval, recipe.seed)
+            metrics |= eval_metrics(result.samples)
+            accuracies.append(result.accuracy)
     metrics[ACCURACY] = sum(accuracies) / len(accuracies)
     run.tracker.log(run.step, metrics)
     run.evaluations[run.step] = metrics

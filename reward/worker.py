@@ -55,6 +55,13 @@ class GraderWorker:
         """One verdict per item, in order."""
         return [verdict() for verdict in [self._begin(item) for item in items]]
 
+    def prove(self) -> None:
+        """Raise ValueError with everything that the self-test finds."""
+        problems = self.self_test()
+        if problems:
+            self.close()
+            raise ValueError("\n".join(problems))
+
     def close(self) -> None:
         """End the processes of the tasks."""
         for task in self._tasks.values():

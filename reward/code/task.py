@@ -1,7 +1,7 @@
 """What every code task shares: a program out of a completion, its tests, the grader that it opens and closes.
 
 A task says what the tests of a row are (`problem`) and, where a completion is not simply a program, how it becomes one
-(`program`). See docs/graders_code.md for a whole task in a few lines.
+(`program`). See docs/graders.md for a whole task in a few lines.
 """
 
 from __future__ import annotations

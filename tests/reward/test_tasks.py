@@ -14,13 +14,16 @@ GENERATED = ("arithmetic", "countdown", "sudoku4")
 
 
 def test_names_are_sorted_and_complete():
-    assert reward.names() == ["arithmetic", "countdown", "gsm8k", "jsonl", "sudoku4"]
+    assert reward.names() == [
+        "aime24", "aime25", "arithmetic", "code", "code-tiny", "countdown", "gsm8k", "humaneval", "jsonl", "math",
+        "math500", "mbpp", "mbpp-sanitized", "sudoku4",
+    ]  # fmt: skip
 
 
 def test_an_unknown_name_gives_the_nearest_one():
     with pytest.raises(ValueError, match="no task is named 'countdwn' - did you mean 'countdown'"):
         reward.task("countdwn")
-    with pytest.raises(ValueError, match="no task is named 'zzz'; allowed: arithmetic, countdown"):
+    with pytest.raises(ValueError, match="no task is named 'zzz'; allowed: aime24, aime25, arithmetic, code"):
         reward.task("zzz")
 
 
