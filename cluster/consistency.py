@@ -52,6 +52,17 @@ def _check_rollout(recipe: TrainRecipe) -> None:
             f"rollout.top_p {rollout.top_p}: answers to train on are drawn with temperature alone, because the cut-off "
             "law of other weights would be another one; set rollout.top_p to 1"
         )
+    if rollout.top_k > 0 and rollout.temperature > 0:
+        raise ValueError(
+            f"rollout.top_k {rollout.top_k}: answers to train on are drawn with temperature alone, because the cut-off "
+            "law of other weights would be another one; set rollout.top_k to 0"
+        )
+    if not rollout.cache.policy().exact and objective.importance == "none":
+        raise ValueError(
+            f"rollout.cache.kind {rollout.cache.kind!r} is approximate, so answers are drawn from another law than the "
+            "learner's forward gives; set learner.objective.importance to token, step or sequence, or "
+            "rollout.cache.kind to none"
+        )
 
 
 def _check_likelihood(recipe: TrainRecipe) -> None:
@@ -82,6 +93,8 @@ def _sampler_names() -> list[str]:
 
 
 def _step_warnings(section: str, decoding: DecodingConfig) -> list[str]:
+    if decoding.steps is not None and decoding.sampler.name.startswith("imh"):
+        return [f"{section}.steps {decoding.steps} has no effect with {section}.sampler.name {decoding.sampler.name!r}"]
     options = [name for name in ("tokens_per_step", *PARALLEL) if name in decoding.sampler.options]
     if decoding.steps is None or not options:
         return []

@@ -2,7 +2,7 @@
 
 D width, F width of the feed-forward layer, A = heads x head dimension, V vocabulary, L layers, b bytes a number.
 These are estimates of the large parts; what allocators and libraries add is a line of its own. What is left out:
-padding inside a micro-batch, attention masks, and communication buffers of NCCL.
+attention masks, and communication buffers of NCCL.
 """
 
 from __future__ import annotations
@@ -185,12 +185,14 @@ def _training(shape: Shape, engine: EngineConfig, *, reference: bool) -> list[tu
     # Two moments; a float32 master copy and float32 gradients at the update, where DeepSpeed keeps its own partition.
     per_number = 8 + (4 if b == 2 or stage else 0) + (4 if b == 2 else 0)
     saved = _saved(shape, b, recompute=engine.activation_checkpointing is True)
+    # A trained head keeps the slopes of a few chunks for its weight's gradient (`models.vocabulary`).
+    slopes = min(4 * HEAD_CHUNK_BYTES, shape.vocabulary * engine.micro_batch_tokens * b)
     parts = [
         ("weights", weights // (ranks if stage == 3 else 1) + gathered),
         ("gradients", shape.trainable * b // (ranks if stage >= 2 else 1) + bucket),
         ("optimizer", shape.trainable * per_number // (ranks if stage else 1)),
         ("activations", engine.micro_batch_tokens * saved),
-        ("head chunk", _head(shape, engine.micro_batch_tokens)),
+        ("head chunks", _head(shape, engine.micro_batch_tokens) + (slopes if shape.trainable >= shape.base else 0)),
     ]
     return [*parts, ("reference", shape.base * b)] if reference else parts
 

@@ -40,3 +40,21 @@ def test_left_to_right_likelihood_needs_one_token_a_step(tmp_path, options):
     ar = ["rollout.sampler.name=ar", "learner.objective.likelihood=ar_exact"]
     with pytest.raises(ValueError, match="one token a step"):
         warnings(tmp_path, *ar, *options)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("rollout.cache=dual", "learner.objective.importance"), ("rollout.top_k=5", "set rollout.top_k to 0")],
+)
+def test_answers_from_another_law_than_the_learners_are_refused(tmp_path, override, said):
+    with pytest.raises(ValueError, match=said):
+        warnings(tmp_path, override)
+
+
+def test_an_approximate_cache_may_train_with_importance_weights(tmp_path):
+    assert warnings(tmp_path, "rollout.cache=dual", "learner.objective.importance=token") == []
+
+
+def test_a_step_budget_that_a_chain_ignores_is_warned_of(tmp_path):
+    (warning,) = warnings(tmp_path, "eval.steps=4", "eval.sampler.name=imh")
+    assert "no effect" in warning
