@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,6 +104,18 @@ def _starter(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"jail-starter-{pid}")
 
 
+def _become(uid: int | None) -> tuple[tuple[str, ...], int | None]:
+    """Words before a command that run it as another user, and the user that Popen is left to become.
+
+    Where Popen itself changes the user it copies the address space, which the kernel refuses to a process that has
+    reserved more memory than the machine has (a learner, a model); without, it borrows it.
+    """
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if uid is None or setpriv is None:
+        return (), uid
+    return (setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"), None
+
+
 @functools.cache
 def server_text() -> str:
     """The program of the server: the files it consists of, loaded under their own names."""
@@ -137,7 +150,8 @@ class Jail:
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         launch = self._launch
-        argv = [*_SHELL, *launch.argv, "-s", "-S", "-B", "-X", "utf8", "-c", server_text(), str(descriptor)]
+        become, user = _become(launch.uid)
+        argv = [*become, *_SHELL, *launch.argv, "-s", "-S", "-B", "-X", "utf8", "-c", server_text(), str(descriptor)]
         # A pipe, as the programs will have one: the text stream on top of it is made only once.
         reads, writes = os.pipe2(os.O_CLOEXEC)
         try:
@@ -150,9 +164,9 @@ class Jail:
                 stderr=self._stderr,
                 pass_fds=(descriptor,),
                 start_new_session=True,
-                user=launch.uid,
-                group=launch.uid,
-                extra_groups=None if launch.uid is None else (),
+                user=user,
+                group=user,
+                extra_groups=None if user is None else (),
             )
         finally:
             os.close(reads)

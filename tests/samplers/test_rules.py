@@ -195,7 +195,8 @@ def test_chunked_evaluation_equals_the_whole() -> None:
     assert torch.equal(logits_KV, torch.cat([logits_CV for _, logits_CV in parts.lots(index)]))
 
 
-@pytest.mark.parametrize("name", samplers.names())
+# `imh_sequence` chains whole runs of `imh`, which is here.
+@pytest.mark.parametrize("name", sorted(set(samplers.names()) - {"imh_sequence"}))
 def test_samplers_commit_the_same_in_small_chunks(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     table = (3 * torch.randn(3, 9, 50, generator=generator)).softmax(-1)
