@@ -60,13 +60,12 @@ def test_promises_hold_for_a_service_that_is_no_root(stage):
     python = find_interpreter(None, uid)
     command = [python.path, "-B", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--import-mode=importlib"]
     command += ["-c", "/dev/null", "--rootdir", str(stage), "-k", " or ".join(AGAIN), "tests/reward/sandbox"]
+    # Not by `user=`: that copies the address space of a test process that may have grown beyond the machine's memory.
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
     done = subprocess.run(
-        command,
+        become + command,
         cwd=stage,
         env={**python.environment, "PYTHONPATH": str(stage), "PATH": os.environ["PATH"], "TMPDIR": str(stage / "work")},
-        user=uid,
-        group=uid,
-        extra_groups=(),
         capture_output=True,
         text=True,
     )
