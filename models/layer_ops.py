@@ -52,14 +52,18 @@ class Differentiable:
         """(M, H, E) after the rotary embedding."""
         attention = layer.self_attn
         query_1MHE = attention.q_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
-        return rotate(_head_norm(attention, "q_norm", query_1MHE), *rotary)[0]
+        return self.rotate(_head_norm(attention, "q_norm", query_1MHE), rotary)[0]
 
     def keys(self, layer: Any, normed_1MD: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys after the rotary embedding and values, (M, K, E) each."""
         attention = layer.self_attn
         key_1MKE = attention.k_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
         value_MKE = attention.v_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))[0]
-        return rotate(_head_norm(attention, "k_norm", key_1MKE), *rotary)[0], value_MKE
+        return self.rotate(_head_norm(attention, "k_norm", key_1MKE), rotary)[0], value_MKE
+
+    def rotate(self, x_1MHE: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """The rotary embedding."""
+        return rotate(x_1MHE, *rotary)
 
     def add(self, hidden_1MD: torch.Tensor, update_1MD: torch.Tensor) -> torch.Tensor:
         """The residual sum."""
@@ -108,24 +112,15 @@ class InPlace(Differentiable):
         num_queries = heads_1MHE.shape[2] - 2 * num_keys
         value_MKE = heads_1MHE[0, :, num_queries + num_keys :]
         if getattr(attention, "q_norm", None) is None:
-            rotated_MHE = rotate_in_place(heads_1MHE[:, :, : num_queries + num_keys], *rotary)[0]
+            rotated_MHE = self.rotate(heads_1MHE[:, :, : num_queries + num_keys], rotary)[0]
             return rotated_MHE[:, :num_queries], rotated_MHE[:, num_queries:], value_MKE
         query_1MHE = attention.q_norm(heads_1MHE[:, :, :num_queries])
         key_1MKE = attention.k_norm(heads_1MHE[:, :, num_queries : num_queries + num_keys])
-        return rotate_in_place(query_1MHE, *rotary)[0], rotate_in_place(key_1MKE, *rotary)[0], value_MKE
+        return self.rotate(query_1MHE, rotary)[0], self.rotate(key_1MKE, rotary)[0], value_MKE
 
-    def queries(self, layer: Any, normed_1MD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        """(M, H, E) after the rotary embedding."""
-        attention = layer.self_attn
-        query_1MHE = attention.q_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
-        return rotate_in_place(_head_norm(attention, "q_norm", query_1MHE), *rotary)[0]
-
-    def keys(self, layer: Any, normed_1MD: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys after the rotary embedding and values, (M, K, E) each."""
-        attention = layer.self_attn
-        key_1MKE = attention.k_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))
-        value_MKE = attention.v_proj(normed_1MD).unflatten(-1, (-1, attention.head_dim))[0]
-        return rotate_in_place(_head_norm(attention, "k_norm", key_1MKE), *rotary)[0], value_MKE
+    def rotate(self, x_1MHE: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        """With fewer passes."""
+        return rotate_in_place(x_1MHE, *rotary)
 
     def add(self, hidden_1MD: torch.Tensor, update_1MD: torch.Tensor) -> torch.Tensor:
         """The residual sum, over `hidden`."""
