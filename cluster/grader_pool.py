@@ -63,6 +63,8 @@ class GraderPool(WorkerPool[Batch, list[Score]]):
         super().__init__(specs, launcher, max_retries=reward.max_retries)
         self._config = reward
         self._start_timeout_s = start_timeout_s
+        self.metadata: dict[str, str] = {}
+        """What the graders' self-tests found that a run should remember; there once the pool has started."""
 
     def grade(self, triples: Sequence[Triple]) -> list[Score]:
         """Verdicts in order; waits for them."""
@@ -74,10 +76,12 @@ class GraderPool(WorkerPool[Batch, list[Score]]):
         return [score for pair in zip(batches, outcomes, strict=True) for score in verdicts(*pair)]
 
     def _prepare(self, handle: Handle) -> list[Future]:
-        return [handle.call("self_test", timeout_s=self._start_timeout_s)]
+        return [handle.call(name, timeout_s=self._start_timeout_s) for name in ("self_test", "metadata")]
 
     def _wrong_with(self, handle: Handle, answers: Sequence[Any]) -> str:
-        return "; ".join(answers[-1])
+        problems, metadata = answers[-2:]
+        self.metadata |= metadata
+        return "; ".join(problems)
 
     def _call(self, handle: Handle, items: Sequence[Batch]) -> Future:
         (batch,) = items

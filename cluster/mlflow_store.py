@@ -162,6 +162,11 @@ class MlflowStore:
         if (entry := {"path": file, "type": "table"}) not in tables:
             self.client.set_tag(self._run, _TABLES_TAG, json.dumps([*tables, entry]))
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags of the run."""
+        for name, value in tags.items():
+            self.client.set_tag(self._run, name, value)
+
     def describe(self, markdown: str) -> None:
         """The description at the top of the run's page."""
         self.client.set_tag(self._run, "mlflow.note.content", markdown)

@@ -81,11 +81,15 @@ def _show_comparisons(console: Console, comparisons: Sequence[Comparison], sizes
 
 
 def show_verdicts(console: Console, verdicts: Iterable[Mapping[str, Any]]) -> None:
-    """How many of each verdict."""
-    counts = Counter(verdict["verdict"] for verdict in verdicts)
-    total = sum(counts.values())
+    """How many of each verdict, their mean value, and how fast they were found."""
+    rows = list(verdicts)
+    counts = Counter(row["verdict"] for row in rows)
     shown = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    console.print(Text(f"{total} completions: {shown}"))
+    values = [row["value"] for row in rows if row["value"] is not None]
+    mean = f", mean value {sum(values) / len(values):.3f}" if values else ""
+    seconds = sum(row["seconds"] for row in rows)
+    speed = f", {len(rows) / seconds:.0f} a second" if seconds > 0 else ""
+    console.print(Text(f"{len(rows)} completions: {shown}{mean}{speed}"))
 
 
 def show_start(console: Console, recipe: TrainRecipe) -> None:

@@ -158,6 +158,11 @@ class Tracker:
         name = clean_part(trajectory.prompt_id or f"prompt {number}").replace(":", "_").replace(" ", "_")
         self._uploads.put(f"the orders of {name}", lambda: self._draw_orders(prompt_text, name), only_latest=True)
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Texts that describe the run, known only after its start."""
+        if tags:
+            self._uploads.put("tags", lambda: self._store.set_tags(tags))
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file or a folder of the run to the store."""
         self._uploads.put(f"artifact {path.name}", lambda: self._store.log_artifact(path, folder))

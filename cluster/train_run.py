@@ -101,6 +101,8 @@ def assemble(
         progress.note(f"resumed from {path}")
     tokenizer = load_tokenizer(resolve(recipe.model.path))
     assert tokenizer is not None, "the check has read prompts with it"
+    tracker = stack.enter_context(_tracking(recipe, folder, state.run_id if state else None))
+    tracker.tag(graders.metadata)
     return TrainRun(
         recipe=recipe,
         folder=folder,
@@ -112,7 +114,7 @@ def assemble(
         learner=learner,
         transport=transport,
         tokenizer=tokenizer,
-        tracker=stack.enter_context(_tracking(recipe, folder, state.run_id if state else None)),
+        tracker=tracker,
         progress=progress,
         step=state.step if state else 0,
         first_evaluation=dict(state.first_evaluation) if state else {},

@@ -33,6 +33,14 @@ class Opened(Protocol):
 
 
 @runtime_checkable
+class Described(Protocol):
+    """Something that a run should remember."""
+
+    def metadata(self) -> dict[str, str]:
+        """Flat texts."""
+
+
+@runtime_checkable
 class Parallel(Protocol):
     """A task that grades several completions at the same time."""
 
@@ -50,6 +58,7 @@ class GraderWorker:
         slots = {name: task.num_slots for name, task in self._tasks.items() if isinstance(task, Parallel)}
         self._parallel = frozenset(name for name, num_slots in slots.items() if num_slots > 1)
         self._threads = ThreadPoolExecutor(max(slots.values())) if self._parallel else None
+        self._metadata: dict[str, str] = {}
 
     def grade(self, items: Sequence[Item]) -> list[Scored | Failed]:
         """One verdict per item, in order."""
@@ -61,6 +70,10 @@ class GraderWorker:
         if problems:
             self.close()
             raise ValueError("\n".join(problems))
+
+    def metadata(self) -> dict[str, str]:
+        """What the self-test found that a run should remember: the sandbox that programs run in, and what holds."""
+        return dict(self._metadata)
 
     def close(self) -> None:
         """End the processes of the tasks."""
@@ -76,7 +89,9 @@ class GraderWorker:
         for name, task in self._tasks.items():
             if isinstance(task, Opened):
                 try:
-                    task.open()
+                    report = task.open()
+                    if isinstance(report, Described):
+                        self._metadata |= report.metadata()
                 except RuntimeError as error:
                     problems.append(f"task {name}: {error}")
                     continue

@@ -1,10 +1,12 @@
 """The plain grader worker: verdicts in order, failures that stay with their item, the self-test."""
 
 import pickle
+from contextlib import closing
 
 import pytest
 
 import reward
+from reward.config import TaskConfig
 from reward.worker import GraderWorker
 from rollout.records import Failed, Scored
 
@@ -89,3 +91,19 @@ def test_a_task_named_twice_is_refused():
 def test_an_unknown_task_is_refused_when_the_worker_is_built():
     with pytest.raises(ValueError, match="did you mean 'sudoku4'"):
         worker("sudoku")
+
+
+def test_a_run_remembers_the_sandbox_that_its_programs_run_in():
+    with closing(GraderWorker((TaskConfig(name="code-tiny"),))) as worker:
+        problems = worker.self_test()
+        if any("no sandbox" in problem for problem in problems):
+            pytest.skip("this host has no sandbox")
+        assert problems == []
+        assert worker.metadata()["sandbox/backend"] in ("namespace", "landlock", "gvisor")
+        assert worker.metadata()["sandbox/works"] == "true"
+
+
+def test_tasks_without_programs_leave_nothing_to_remember():
+    worker = GraderWorker((TaskConfig(name="countdown"),))
+    assert worker.self_test() == []
+    assert worker.metadata() == {}
