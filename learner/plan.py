@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +31,22 @@ class Canvas:
     """(K,) int64, K >= 1. Slots whose final tokens are scored, all of them masked."""
     weight_K: np.ndarray
     """(K,) float32. Factor of each slot's term in an objective; 1 in exact likelihoods."""
+
+
+class Answer(Protocol):
+    """What canvases need of the answer that they hide parts of; a `Trajectory` is one, a supervised example another."""
+
+    @property
+    def prompt_tokens(self) -> np.ndarray:
+        """(P,) int64."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(T,) int64. Final tokens of the response slots."""
+
+    @property
+    def block_length(self) -> int:
+        """Attention block in families with block-causal attention."""
 
 
 Estimator = Callable[[Trajectory, np.ndarray], list[Canvas]]
@@ -50,7 +67,7 @@ class Share:
 class CanvasPlan:
     """The canvases of many answers, and their scored slots as flat arrays in the same order."""
 
-    trajectories: Sequence[Trajectory]
+    trajectories: Sequence[Answer]
     canvases: Sequence[Canvas]
     shift: int
     """1 where the hidden state one position earlier predicts a slot, else 0."""
@@ -79,20 +96,23 @@ def plan_canvases(
     trajectories: Sequence[Trajectory], wanted: Sequence[np.ndarray], *, estimator: Estimator, family: Family
 ) -> CanvasPlan:
     """Canvases that score the wanted slots (bool (T,), one array a trajectory)."""
-    canvases: list[Canvas] = []
-    samples: list[int] = []
-    for sample, (trajectory, wanted_T) in enumerate(zip(trajectories, wanted, strict=True)):
+    for sample, trajectory in enumerate(trajectories):
         if len(trajectory.prompt_tokens) == 0:
             raise ValueError(f"trajectory {sample} has no prompt tokens: scoring needs at least one before the answer")
-        own = estimator(trajectory, wanted_T)
-        canvases += own
-        samples += [sample] * len(own)
+    canvases = [estimator(trajectory, wanted_T) for trajectory, wanted_T in zip(trajectories, wanted, strict=True)]
+    return plan_given(trajectories, canvases, family=family)
+
+
+def plan_given(answers: Sequence[Answer], canvases_B: Sequence[Sequence[Canvas]], *, family: Family) -> CanvasPlan:
+    """The given canvases of each answer as one plan."""
+    canvases = [canvas for own in canvases_B for canvas in own]
+    samples = [sample for sample, own in enumerate(canvases_B) for _ in own]
     num_scored_C = np.array([len(canvas.slot_K) for canvas in canvases], dtype=np.int64)
     sample_C = np.array(samples, dtype=np.int64)
     shift, block_causal = int(family.shift), family.block_causal
-    pairs = [(trajectories[s], c) for s, c in zip(samples, canvases, strict=True)]
+    pairs = [(answers[s], c) for s, c in zip(samples, canvases, strict=True)]
     return CanvasPlan(
-        trajectories=trajectories,
+        trajectories=answers,
         canvases=canvases,
         shift=shift,
         sample_C=sample_C,
@@ -107,7 +127,7 @@ def plan_canvases(
     )
 
 
-def _num_tokens(trajectory: Trajectory, canvas: Canvas, *, block_causal: bool) -> int:
+def _num_tokens(trajectory: Answer, canvas: Canvas, *, block_causal: bool) -> int:
     """The whole canvas, or, where later blocks are invisible, up to the end of the last scored slot's block."""
     num_prompt, length = len(trajectory.prompt_tokens), trajectory.block_length
     whole = num_prompt + len(trajectory.tokens)
@@ -117,7 +137,7 @@ def _num_tokens(trajectory: Trajectory, canvas: Canvas, *, block_causal: bool) -
     return min((last_position // length + 1) * length, whole)
 
 
-def share_of(trajectory: Trajectory, canvas: Canvas, *, shift: int) -> Share | None:
+def share_of(trajectory: Answer, canvas: Canvas, *, shift: int) -> Share | None:
     """What a canvas of a block-causal family needs; None if a block before that of a scored slot holds a mask."""
     num_prompt, length = len(trajectory.prompt_tokens), trajectory.block_length
     whole = num_prompt + len(trajectory.tokens)
@@ -168,7 +188,7 @@ def num_computed(plan: CanvasPlan, group: Sequence[int]) -> int:
     return max([load.add(canvas) for canvas in group], default=0)
 
 
-def prompt_blocks(trajectory: Trajectory) -> int:
+def prompt_blocks(trajectory: Answer) -> int:
     """Positions of the blocks that lie wholly in the prompt."""
     return len(trajectory.prompt_tokens) // trajectory.block_length * trajectory.block_length
 
