@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster import generate_command
 from cluster.decoding_options import (
     BatchTokens,
     BlockLength,
@@ -24,6 +25,7 @@ from cluster.decoding_options import (
     DecodingOptions,
     Dtype,
     MaxNewTokens,
+    Model,
     Seed,
     Steps,
     TopP,
@@ -49,7 +51,6 @@ Overrides = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, placement and memory; start nothing.")]
-Model = Annotated[str, typer.Option("--model", metavar="M", help="A model folder, a hub id, or `tiny`.")]
 TestFiles = Annotated[
     list[str] | None,
     typer.Option("--test-file", metavar="[TASK=]FILE", help="Test rows of a task from a file; may be repeated."),
@@ -123,53 +124,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
         show_sft_summary(console(), run_sft(loaded.recipe, resume=resume))
 
 
-@app.command()
-def generate(  # noqa: PLR0913 - an argument an option
-    model: Model = "tiny",
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt; may be repeated.")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE.jsonl", help="One prompt a line.")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="Order of denoising.")] = None,
-    options: DecodingOptions = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per prompt.")] = 1,
-    max_new_tokens: MaxNewTokens = None,
-    block_length: BlockLength = None,
-    steps: Steps = None,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest token.")] = 0.0,
-    top_p: TopP = None,
-    cache: Cache = None,
-    seed: Seed = 0,
-    dtype: Dtype = "float32",
-    max_batch_tokens: BatchTokens = 16384,
-    as_json: Annotated[bool, typer.Option("--json", help="One trajectory a line.")] = False,
-) -> None:
-    """Answer prompts, with step maps and log-probabilities."""
-    from cluster.generate import answer, prompts_of, read_prompts
-    from cluster.generate import as_json as json_of
-    from cluster.report import show_answers
-    from cluster.terminal import console, log_to_terminal
-
-    log_to_terminal(logging.WARNING)
-    if (prompt is None) == (prompts is None):
-        raise ValueError("give --prompt TEXT (once or more) or --prompts FILE.jsonl")
-    decoding = decoding_of(
-        sampler=sampler,
-        options=options,
-        max_new_tokens=max_new_tokens,
-        block_length=block_length,
-        steps=steps,
-        temperature=temperature,
-        top_p=top_p,
-        cache=cache,
-    )
-    if num_samples > 1 and temperature == 0 and decoding.sampler.name != "random":
-        logger.warning("at temperature 0 all samples of a prompt are the same; give --temperature 1")
-    rows = read_prompts(prompts) if prompts is not None else prompts_of(prompt or [])
-    denoiser = _denoiser(model, dtype)
-    answers = answer(denoiser, rows, decoding, num_samples=num_samples, seed=seed, max_batch_tokens=max_batch_tokens)
-    if as_json:
-        _print_lines(json_of(trajectory) for trajectories in answers for trajectory in trajectories)
-    else:
-        show_answers(console(), denoiser, rows, answers)
+generate_command.register(app)
 
 
 @app.command("eval")
@@ -341,15 +296,6 @@ def _show_plan(loaded: Any) -> None:
     from cluster.terminal import console
 
     show(plan(loaded), console(), source=loaded.source)
-
-
-def _denoiser(model: str, dtype: str) -> Any:
-    import torch
-
-    import models
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return models.load(model, dtype=getattr(torch, dtype), device=device)
 
 
 def _split(names: str) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rollout.config import DecodingConfig
 
+Model = Annotated[str, typer.Option("--model", metavar="M", help="A model folder, a hub id, or `tiny`.")]
 DecodingOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="sampler.X=Y", help="An option of the sampler, or of the cache (cache.X=Y)."),

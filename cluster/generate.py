@@ -96,6 +96,25 @@ def answer(
     ]
 
 
+def check_rows(model: str, rows: Sequence[PromptRow], decoding: DecodingConfig) -> None:
+    """Refuse rows that the model cannot answer and decoding that does not fit it, without loading its weights."""
+    import samplers
+    from models import family_of, read_config
+    from models.build import meta_backbone
+    from models.denoiser import Denoiser
+    from models.source import adapter_base, resolve
+    from models.tokenizer import load_tokenizer
+
+    config = read_config(model)
+    family = family_of(config)
+    tokenizer = load_tokenizer(resolve(adapter_base(model) or model))
+    shapes = Denoiser(meta_backbone(family, config), family=family, config=config, tokenizer=tokenizer, source=model)
+    decoding.cache.policy().check(block_causal=family.block_causal)
+    samplers.build(decoding.sampler.name, **decoding.sampler.options)
+    for row in rows:
+        _requests(shapes, row, decoding, num_samples=1, seed=0)
+
+
 def as_json(trajectory: Trajectory) -> dict[str, Any]:
     """One trajectory as a JSON object: every field of the record, the prompt id first."""
     return {

@@ -106,7 +106,7 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         }
 
     def ask(self, asks: Sequence[Ask]) -> None:
-        """Queues prompts of like settings, an even share for each worker that can take them."""
+        """Queues prompts of like decoding, an even share for each worker that can take them."""
         if not asks:
             return
         num_workers = max(1, self.num_ready)
@@ -156,7 +156,7 @@ class RolloutPool(WorkerPool[Ask, Answers]):
             "generate",
             [ask.prompt for ask in items],
             num_samples=first.num_samples,
-            seed=first.seed,
+            seed=[ask.seed for ask in items],
             decoding=first.decoding,
             timeout_s=self._config.timeout_s,
         )

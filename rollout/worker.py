@@ -74,9 +74,9 @@ class RolloutWorker:
         return self._version
 
     def generate(
-        self, prompts: Sequence[Prompt], *, num_samples: int, seed: int, decoding: DecodingConfig
+        self, prompts: Sequence[Prompt], *, num_samples: int, seed: int | Sequence[int], decoding: DecodingConfig
     ) -> list[list[Trajectory]]:
-        """Answers of each prompt, in the order of the prompts and with their text."""
+        """Answers of each prompt, in the order of the prompts and with their text. `seed`: for all, or one a prompt."""
         import models
         import samplers
         from rollout.engine import Engine
@@ -91,14 +91,15 @@ class RolloutWorker:
             max_batch_rows=self._rollout.max_batch_rows,
         )
         engine.weights_version = self._version
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
         requests = [
             request
-            for prompt in prompts
+            for prompt, own_seed in zip(prompts, seeds, strict=True)
             for request in _requests(
                 prompt,
                 models.encode_prompt(denoiser, prompt.text, prompt.messages),
                 num_samples=num_samples,
-                seed=seed,
+                seed=own_seed,
                 decoding=decoding,
             )
         ]
