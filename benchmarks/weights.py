@@ -6,7 +6,8 @@ The weights of a 105M model in bfloat16, gathered in buckets, carried, and copie
     torch tensors     the same buckets as pickled tensors, which is how an object store takes them
 
 Carried in this process, as an object store does it: the pickled bytes, and the buffers that may stay outside them, are
-copied into the store's memory and read from there. With `--ray` a local Ray object store carries them.
+copied into the store's memory and read from there. With `--ray` the weight transport itself carries a gigabyte from one
+actor to four through a local Ray object store (`benchmarks/weights_ray.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from benchmarks.timing import in_turn, machine
 from learner.weights import as_arrays, gather, trained_parameters
 
 VIEWS, TENSORS = "integer views", "torch tensors"
-STORE_BYTES = 2 * 10**9
 Carry = Callable[[object], Any]
 
 
@@ -71,20 +71,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ray", action="store_true", help="carry through a local Ray object store")
+    parser.add_argument("--ray", action="store_true", help="a gigabyte between actors through a Ray object store")
+    parser.add_argument("--workers", type=int, default=4, help="actors that take the weights, with --ray")
     parser.add_argument("--record", action="store_true", help=f"append the ratio to {history.HISTORY.name}")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     print(machine(), flush=True)
-    if not options.ray:
-        return compare(through_memory, "memory of this process", options)
-    import ray
+    return between_actors(options) if options.ray else compare(through_memory, "memory of this process", options)
 
-    ray.init("local", num_cpus=1, object_store_memory=STORE_BYTES, include_dashboard=False)
-    try:
-        return compare(lambda value: ray.get(ray.put(value)), "Ray object store", options)
-    finally:
-        ray.shutdown()
+
+def between_actors(options: argparse.Namespace, config: Mapping[str, Any] | None = None) -> int:
+    """Time the transport between actors; a `config` stands for a smaller model."""
+    from benchmarks import weights_ray
+
+    report, ratios, complete = weights_ray.measure(options, config or weights_ray.GIGABYTE_MODEL)
+    print(report)
+    print("every weight arrived" if complete else "NOT COMPLETE: a worker has other weights than were published")
+    if options.record:
+        history.append(history.measured(f"weights: Ray object store, {options.workers} workers", ratios))
+    return int(not complete)
 
 
 def compare(carry: Carry, through: str, options: argparse.Namespace) -> int:

@@ -17,7 +17,8 @@ What holds:
 
 - Actors do not restart by themselves: a restarted one has lost its state, so the pool decides (`Handle.restart`).
 - Every call has a deadline. A late call is a failure of kind `timeout`, but its work goes on until the actor is killed.
-- `health()` has a lane of its own and answers while a call computes.
+- `health()` has a lane of its own and answers while a call computes. So have calls with `lane="transfer"`, which bring
+  data to the actor meanwhile; the plain object must expect them beside its other methods.
 - With `keep=True` the value stays in the object store and the caller gets a reference to hand to other actors, owned by
   the caller: it survives the actor that made it. A reference given as an argument arrives as the value.
 - In `local` mode calls run at once in this process and deadlines cannot interrupt them.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,7 @@ from typing import Any, Literal
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.calls import ActorError, ActorInfo, ActorSpec, CallFailure, FailureKind, Future, Handle, KeptValue
+from cluster.calls import ActorError, ActorInfo, ActorSpec, CallFailure, FailureKind, Future, Handle, KeptValue, Lane
 from cluster.logs import add_log_file, tail
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class Shell:
     def __init__(self, spec: ActorSpec, log_dir: Path | None) -> None:
         self._spec = spec
         self._target: Any = None
+        self._building = threading.Lock()
         add_log_file(log_dir, spec.name)
 
     def __repr__(self) -> str:
@@ -92,8 +95,9 @@ class Shell:
     def run(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Value of the method, or a `CallFailure`."""
         try:
-            if self._target is None:
-                self._target = self._spec.build(*self._spec.args, **self._spec.kwargs)
+            with self._building:  # calls of two lanes may both be the first
+                if self._target is None:
+                    self._target = self._spec.build(*self._spec.args, **self._spec.kwargs)
             arguments = [_resolve(value) for value in args]
             return getattr(self._target, method)(*arguments, **kwargs)
         except Exception as error:  # the edge of an actor: what goes wrong becomes a value
@@ -130,12 +134,17 @@ class RayHandle:
         """Name within the run."""
         return self._spec.name
 
-    def call(self, method: str, *args: object, timeout_s: float, keep: bool = False, **kwargs: object) -> Future:
+    def call(
+        self, method: str, *args: object, timeout_s: float, keep: bool = False, lane: Lane = "work", **kwargs: object
+    ) -> Future:
         """Starts a call. The arguments travel in a tuple, so references stay references until the actor needs them."""
+        options = {} if lane == "work" else {"concurrency_group": lane}
         if keep:
-            status_ref, value_ref = self._actor.run_kept.options(num_returns=2).remote(method, args, kwargs)
+            run_kept = self._actor.run_kept.options(num_returns=2, **options)
+            status_ref, value_ref = run_kept.remote(method, args, kwargs)
             return RayFuture(self, method, status_ref, timeout_s=timeout_s, kept=value_ref)
-        return RayFuture(self, method, self._actor.run.remote(method, args, kwargs), timeout_s=timeout_s)
+        ref = self._actor.run.options(**options).remote(method, args, kwargs)
+        return RayFuture(self, method, ref, timeout_s=timeout_s)
 
     def health(self, *, timeout_s: float) -> ActorInfo | CallFailure:
         """Sign of life."""
@@ -225,8 +234,10 @@ class LocalHandle:
         """Name within the run."""
         return self._spec.name
 
-    def call(self, method: str, *args: object, timeout_s: float, keep: bool = False, **kwargs: object) -> Future:
-        """Runs the call; `timeout_s` cannot interrupt it."""
+    def call(
+        self, method: str, *args: object, timeout_s: float, keep: bool = False, lane: Lane = "work", **kwargs: object
+    ) -> Future:
+        """Runs the call; `timeout_s` cannot interrupt it, and there is one lane only."""
         if self._shell is None:
             return LocalFuture(self._lost(method))
         value = self._shell.run(method, args, kwargs)
@@ -273,7 +284,7 @@ def _remote_shell(spec: ActorSpec) -> Any:
         group, index = spec.bundle
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
     remote: Any = ray.remote
-    return remote(concurrency_groups={"health": 1})(Shell).options(**options)
+    return remote(concurrency_groups={"health": 1, "transfer": 1})(Shell).options(**options)
 
 
 def _resolve(value: object) -> object:

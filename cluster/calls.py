@@ -15,6 +15,8 @@ from ray.util.placement_group import PlacementGroup
 from cluster.errors import RunError
 
 FailureKind = Literal["actor_lost", "out_of_memory", "object_lost", "timeout", "raised"]
+Lane = Literal["work", "transfer"]
+"""Calls of one lane run in turn, lanes side by side: `transfer` brings data to an actor while its work goes on."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class Handle(Protocol):
     def name(self) -> str:
         """Name within the run."""
 
-    def call(self, method: str, *args: object, timeout_s: float, keep: bool = False, **kwargs: object) -> Future:
+    def call(
+        self, method: str, *args: object, timeout_s: float, keep: bool = False, lane: Lane = "work", **kwargs: object
+    ) -> Future:
         """Starts a call of the plain object's method."""
 
     def health(self, *, timeout_s: float) -> ActorInfo | CallFailure:

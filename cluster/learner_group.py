@@ -42,6 +42,7 @@ class LearnerGroup:
     ) -> None:
         self._engine = recipe.learner.engine
         self._keep_zero_advantage = recipe.learner.objective.kl_coef > 0
+        self._is_local = launcher.mode == "local"
         place = placement or Placement()
         self._ranks: list[Handle] = [
             launcher.launch(
@@ -91,8 +92,11 @@ class LearnerGroup:
         return self._supervised("sft_evaluate", canvases)
 
     def keep_weights(self) -> Any:
-        """A reference to the trained weights, gathered by all ranks and held by rank 0's node."""
-        return self._all("weights", timeout_s=self._engine.timeout_s, keep=True)
+        """A reference to the trained weights, gathered by all ranks and held by rank 0's node.
+
+        An actor's memory is written into the object store as it is; in this process only a copy outlives an update.
+        """
+        return self._all("weights", timeout_s=self._engine.timeout_s, keep=True, copy=self._is_local)
 
     def save(self, path: str, state: dict[str, Any]) -> None:
         """Writes a checkpoint with the run's counters; it is complete when this returns."""
@@ -116,8 +120,10 @@ class LearnerGroup:
         metrics: dict[str, float] = self._join(calls)
         return metrics
 
-    def _all(self, method: str, *args: object, timeout_s: float, keep: bool = False) -> Any:
-        return self._join([handle.call(method, *args, timeout_s=timeout_s, keep=keep) for handle in self._ranks])
+    def _all(self, method: str, *args: object, timeout_s: float, keep: bool = False, **kwargs: Any) -> Any:
+        return self._join(
+            [handle.call(method, *args, timeout_s=timeout_s, keep=keep, **kwargs) for handle in self._ranks]
+        )
 
     def _join(self, calls: Sequence[Future]) -> Any:
         """Rank 0's value once all have answered; the first failure ends the group."""

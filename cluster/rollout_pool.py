@@ -23,7 +23,7 @@ from cluster.transport import Published, WeightTransport
 from models.config import ModelConfig
 from rollout.config import DecodingConfig, RolloutConfig
 from rollout.records import Prompt, Trajectory
-from rollout.worker import RolloutWorker
+from rollout.worker import RolloutWorker, Swap
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         self._transport = transport
         self._start_timeout_s = start_timeout_s
         self._published: Published | None = None
-        self._loads: list[tuple[int, float]] = []
-        """Bytes and seconds of each worker that took the newest weights."""
+        self._loads: list[tuple[Swap, float]] = []
+        """What each worker that took the newest weights says of it, and the seconds from telling it to its answer."""
         self._told: dict[str, int] = {}
         """Version that each worker was last given, or was to load, by its name."""
 
@@ -102,7 +102,8 @@ class RolloutPool(WorkerPool[Ask, Answers]):
             return {}
         return {
             "weights/load_p95_s": float(np.percentile([seconds for _, seconds in self._loads], 95)),
-            "weights/bytes": float(max(num_bytes for num_bytes, _ in self._loads)),
+            "weights/swap_p95_s": float(np.percentile([swap.seconds for swap, _ in self._loads], 95)),
+            "weights/bytes": float(max(swap.num_bytes for swap, _ in self._loads)),
         }
 
     def ask(self, asks: Sequence[Ask]) -> None:
@@ -146,9 +147,8 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         return [] if self._told[handle.name] == self.version else self._weights(handle)
 
     def _prepared(self, answers: Sequence[Any], seconds: float) -> None:
-        num_bytes = answers[0]
-        if num_bytes is not None:  # the first call took weights; of a fresh process it is `load`, which says nothing
-            self._loads.append((num_bytes, seconds))
+        if isinstance(answers[0], Swap):  # of a fresh process the first call is `load`, which says nothing
+            self._loads.append((answers[0], seconds))
 
     def _call(self, handle: Handle, items: Sequence[Ask]) -> Future:
         first = items[0]

@@ -3,9 +3,11 @@
     published = transport.publish(version)              learner -> one object, as integer views by parameter name
     transport.send(handle, published, timeout_s=...)    a worker copies it into its model
 
-The default keeps the object in Ray's store. Rank 0's process writes it once, each node fetches it once, and each worker
-copies it at once and keeps no view. It belongs to the driver, not to the rank that wrote it, so readers do not lose it
-with the learner. At most two versions exist: the newest, and the one before for workers that are still copying it.
+The default keeps the object in Ray's store. Rank 0's process writes its parameters into the store's memory, once and
+without a copy before; each node fetches the object once; each worker brings it near in a lane of its own while it still
+answers, then copies it between two calls and keeps no view. What an answer waits for is that last copy alone. The
+object belongs to the driver, not to the rank that wrote it, so readers do not lose it with the learner. At most two
+versions exist: the newest, and the one before for workers that are still copying it.
 In `local` mode the same code hands over the arrays themselves.
 """
 
@@ -43,7 +45,7 @@ class WeightTransport(Protocol):
         """Makes the learner's present weights available as `version`."""
 
     def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
-        """Has one worker take them; the value is the number of bytes."""
+        """Has one worker take them; the value is a `rollout.worker.Swap`."""
 
 
 class ObjectStoreTransport:
@@ -63,5 +65,9 @@ class ObjectStoreTransport:
         return self._versions[-1]
 
     def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
-        """Starts `load_weights` on a worker."""
+        """Starts `load_weights` on a worker, and the way there beside whatever it computes.
+
+        A fetch that fails is not looked at: the load then fails in the same way.
+        """
+        handle.call("fetch_weights", published.reference, timeout_s=timeout_s, lane="transfer")
         return handle.call("load_weights", published.reference, published.version, timeout_s=timeout_s)

@@ -195,9 +195,12 @@ class LearnerEngine:
             "num_updates": self.num_updates,
         }
 
-    def weights(self) -> tuple[dict[str, np.ndarray], ...] | None:
-        """Trained weights by backbone name in buckets, as `learner.weights` lays them out; None but on rank 0."""
-        buckets = [as_arrays(bucket) for bucket in self._gather()]
+    def weights(self, *, copy: bool = True) -> tuple[dict[str, np.ndarray], ...] | None:
+        """Trained weights by backbone name in buckets, as `learner.weights` lays them out; None but on rank 0.
+
+        Without `copy` the arrays may be the parameters' own memory, which the next update changes.
+        """
+        buckets = [as_arrays(bucket) for bucket in self._gather(copy=copy)]
         return tuple(buckets) if self.rank == 0 else None
 
     def save_model(self, folder: Path) -> None:
@@ -280,10 +283,9 @@ class LearnerEngine:
         self._engine.backward(loss * self.world_size)
         return float(loss.detach())
 
-    def _gather(self) -> Iterator[dict[str, torch.Tensor]]:
-        return gather(
-            trained_parameters(self.denoiser), partitioned=self._config.engine.zero_stage == 3, keep=self.rank == 0
-        )
+    def _gather(self, *, copy: bool = True) -> Iterator[dict[str, torch.Tensor]]:
+        partitioned = self._config.engine.zero_stage == 3
+        return gather(trained_parameters(self.denoiser), partitioned=partitioned, keep=self.rank == 0, copy=copy)
 
     def _empty_loss(self) -> torch.Tensor:
         """0, through the same modules in the same order as a micro-batch."""

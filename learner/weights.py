@@ -27,21 +27,23 @@ def gather(
     *,
     partitioned: bool,
     keep: bool,
+    copy: bool = True,
     bucket_bytes: int = BUCKET_BYTES,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Copies on the CPU, bucket by bucket, on the ranks that `keep` them; empty buckets on the others.
+    """Weights on the CPU, bucket by bucket, on the ranks that `keep` them; empty buckets on the others.
 
     With `partitioned` (ZeRO-3) all ranks have to join in, and no more than one bucket of whole parameters exists on a
-    device at a time.
+    device at a time. Without `copy` whole parameters that lie on the CPU are given as they are, for a caller that reads
+    them before the next update: a copy of a gigabyte takes longer than to write it into an object store.
     """
     for bucket in _buckets(parameters, bucket_bytes):
         if partitioned:
             import deepspeed
 
             with deepspeed.zero.GatheredParameters(list(bucket.values())):
-                yield _copies(bucket) if keep else {}
+                yield _on_cpu(bucket, copy=True) if keep else {}
         else:
-            yield _copies(bucket) if keep else {}
+            yield _on_cpu(bucket, copy=copy) if keep else {}
 
 
 def as_arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -66,5 +68,5 @@ def _buckets(parameters: Mapping[str, nn.Parameter], bucket_bytes: int) -> Itera
         yield bucket
 
 
-def _copies(bucket: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in bucket.items()}
+def _on_cpu(bucket: Mapping[str, nn.Parameter], *, copy: bool) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().to("cpu", copy=copy).contiguous() for name, parameter in bucket.items()}

@@ -117,9 +117,13 @@ class LearnerRank:
 
         return [pass_of(group) for group in micro_batches(canvases, self._learner.engine.micro_batch_tokens)]
 
-    def weights(self) -> tuple[dict[str, np.ndarray], ...] | None:
-        """Trained weights on rank 0, as `learner.weights` lays them out; None on the others (collective)."""
-        return self._engine.weights()
+    def weights(self, *, copy: bool = True) -> tuple[dict[str, np.ndarray], ...] | None:
+        """Trained weights on rank 0, as `learner.weights` lays them out; None on the others (collective).
+
+        Without `copy` they may be the model's own memory: for a caller that is done with them before the next update,
+        as an actor is, whose return value is written to the object store before its next call begins.
+        """
+        return self._engine.weights(copy=copy)
 
     def save(self, path: str, state: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint with the run's counters; it has its final name when this returns (collective)."""

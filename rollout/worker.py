@@ -8,9 +8,10 @@ makes it or what it works on beside. After `load` the version is 0, that of the 
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,18 @@ if TYPE_CHECKING:
     from models import Denoiser
 
 NOT_LOADED = -1
+PAGE_BYTES = 4096
 Named = Mapping[str, np.ndarray]
 """Weights by the backbone's parameter names; bfloat16 travels as uint16, because numpy has no such type."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """How a worker took new weights."""
+
+    num_bytes: int
+    seconds: float
+    """Between two answers: how long no answer could be made."""
 
 
 class RolloutWorker:
@@ -55,19 +66,30 @@ class RolloutWorker:
         self._denoiser = denoiser.eval().requires_grad_(False)
         self._version = 0
 
-    def load_weights(self, named: Named | Sequence[Named], version: int) -> int:
-        """Copies weights into the model, at once and completely; returns their size in bytes.
+    def fetch_weights(self, named: Named | Sequence[Named]) -> None:
+        """Brings weights that `load_weights` gets next into reach, beside a `generate` that is still under way.
+
+        When this is called, an object store has brought them to this machine. One read of every page maps them into
+        this process, so that the copy that answers wait for does not have to.
+        """
+        for part in [named] if isinstance(named, Mapping) else named:
+            for array in part.values():
+                array.reshape(-1)[:: max(1, PAGE_BYTES // array.itemsize)].max(initial=0)
+
+    def load_weights(self, named: Named | Sequence[Named], version: int) -> Swap:
+        """Copies weights into the model, at once and completely.
 
         `named` may come in several parts. Nothing of it is kept: arrays from an object store share their memory with
         every other reader.
         """
         import models
 
+        start = time.perf_counter()
         parts = [named] if isinstance(named, Mapping) else named
         arrays = {name: array for part in parts for name, array in part.items()}
         models.load_named(self._loaded, {name: _tensor(array) for name, array in arrays.items()})
         self._version = version
-        return sum(array.nbytes for array in arrays.values())
+        return Swap(sum(array.nbytes for array in arrays.values()), time.perf_counter() - start)
 
     def version(self) -> int:
         """Version of the weights that the next answer will be made with."""

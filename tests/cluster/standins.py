@@ -32,11 +32,29 @@ class Counter:
                 os._exit(1)
         return [(item[0] if isinstance(item, tuple) else item) ** 2 for item in items]
 
+    def own_array(self, size):
+        """Its own memory, which `overwrite` changes."""
+        self.own = np.zeros(size, dtype=np.uint16)
+        return self.own
+
+    def overwrite(self):
+        self.own[:] = 1
+
     def array(self, size):
         return {"weight": np.arange(size, dtype=np.uint16)}
 
+    def total_of(self, array):
+        return int(array.sum())
+
     def total(self, arrays):
         return int(sum(array.sum() for array in arrays.values()))
+
+    def wait_for(self, path):
+        until = time.monotonic() + 60
+        while not os.path.exists(path):
+            assert time.monotonic() < until, path
+            time.sleep(0.01)
+        return "seen"
 
     def nap(self, seconds):
         time.sleep(seconds)

@@ -92,6 +92,13 @@ def test_wait_splits_calls_into_ended_and_running(launcher):
         handle.kill()
 
 
+def test_a_lane_may_be_named_in_both_modes(launcher):
+    handle = launcher.launch(ActorSpec("counter-0", Counter, (5,)))
+    futures = [handle.call("add", 1, timeout_s=START_S, lane=lane) for lane in ("transfer", "work")]
+    assert sorted(future.result() for future in futures) == [6, 7]
+    handle.kill()
+
+
 def test_local_mode_runs_in_this_process():
     handle = Launcher(mode="local").launch(ActorSpec("counter-0", Counter))
     assert handle.call("pid", timeout_s=1).result() == os.getpid()
@@ -129,3 +136,28 @@ def test_an_actor_without_the_log_folder_works_and_writes_none(local_ray, tmp_pa
     assert handle.call("add", 1, timeout_s=START_S).result() == 1
     assert not (tmp_path / "elsewhere").exists()
     handle.kill()
+
+
+@pytest.mark.ray
+def test_a_call_of_the_transfer_lane_runs_beside_work(local_ray, tmp_path):
+    handle = Launcher(mode="ray").launch(ActorSpec("counter-0", Counter))
+    marker = tmp_path / "goes on"
+    waiting = handle.call("wait_for", str(marker), timeout_s=START_S)
+    assert handle.call("add", 1, timeout_s=START_S, lane="transfer").result() == 1
+    assert not waiting.is_done()
+    marker.touch()
+    assert waiting.result() == "seen"
+    handle.kill()
+
+
+@pytest.mark.ray
+def test_a_kept_value_is_what_it_was_when_the_call_returned(local_ray):
+    handle = Launcher(mode="ray").launch(ActorSpec("counter-0", Counter))
+    size = 2**24
+    kept = handle.call("own_array", size, timeout_s=START_S, keep=True)
+    overwritten = handle.call("overwrite", timeout_s=START_S)
+    reader = Launcher(mode="ray").launch(ActorSpec("counter-1", Counter))
+    assert overwritten.result() is None
+    assert reader.call("total_of", kept.result(), timeout_s=START_S).result() == 0
+    for actor in (handle, reader):
+        actor.kill()

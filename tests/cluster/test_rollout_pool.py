@@ -73,6 +73,7 @@ def test_new_weights_are_served_by_every_worker_under_their_version(small_model)
     num_parameters = sum(p.numel() for p in models.load(small_model).backbone.parameters())
     assert report["weights/bytes"] == 4 * num_parameters
     assert report["weights/load_p95_s"] >= 0
+    assert report["weights/swap_p95_s"] > 0
 
 
 def test_a_lost_worker_comes_back_with_the_newest_weights(small_model):

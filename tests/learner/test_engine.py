@@ -200,6 +200,18 @@ def test_bfloat16_lowers_the_loss_and_ships_its_bits(stage):
         assert torch.equal(bits, parameter.detach())
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_weights_without_a_copy_are_the_models_own_memory_where_it_holds_them_whole(stage):
+    engine = build(config(zero_stage=stage))
+    copies, views = engine.weights(), engine.weights(copy=False)
+    for before, after in zip(copies, views, strict=True):
+        assert all(np.array_equal(array, after[name]) for name, array in before.items())
+    sft_update(engine, canvases(), 5)
+    ((name, array), *_) = views[0].items()
+    assert np.array_equal(array, engine.weights()[0][name]) == (stage < 3)
+    assert not np.array_equal(copies[0][name], engine.weights()[0][name])
+
+
 def test_bfloat16_without_master_weights_is_refused():
     with pytest.raises(ValueError, match="zero_stage to 1"):
         build(config(zero_stage=0, dtype="bfloat16"))

@@ -62,9 +62,10 @@ def test_worker_reports_the_version_it_serves(small_model):
     assert worker.version() == NOT_LOADED
     worker.load()
     assert worker.version() == 0
-    size = worker.load_weights(random_weights(worker, 1), 4)
+    swap = worker.load_weights(random_weights(worker, 1), 4)
     assert worker.version() == 4
-    assert size == sum(p.numel() * 4 for p in worker._denoiser.backbone.parameters())
+    assert swap.num_bytes == sum(p.numel() * 4 for p in worker._denoiser.backbone.parameters())
+    assert swap.seconds > 0
     assert generate(worker, PROMPTS)[0][0].weights_version == (4, 4)
 
 
@@ -76,6 +77,16 @@ def test_bfloat16_weights_travel_as_integers_in_several_parts(small_model):
     worker.load_weights(tuple(arrays), 1)
     for name, parameter in worker._denoiser.backbone.named_parameters():
         assert torch.equal(parameter, wanted[name].float()), name
+
+
+def test_fetched_weights_are_not_used_before_they_are_loaded(small_model):
+    worker = RolloutWorker(ModelConfig(path=str(small_model)), RolloutConfig())
+    worker.load()
+    before = [t.tokens.tolist() for t in generate(worker, PROMPTS)[0]]
+    weights = random_weights(worker, 3)
+    worker.fetch_weights((weights, {"empty": np.zeros((0, 2), dtype=np.uint16), "scalar": np.array(1.0)}))
+    assert worker.version() == 0
+    assert [t.tokens.tolist() for t in generate(worker, PROMPTS)[0]] == before
 
 
 def test_worker_keeps_no_view_of_the_arrays_it_was_given(small_model):
