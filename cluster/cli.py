@@ -105,7 +105,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = Fals
 
 @app.command()
 def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False, dry_run: DryRun = False) -> None:
-    """Fine-tune on the tasks' own solutions, by random masking."""
+    """Fine-tune on solutions or conversations: random, blockwise or attention-guided masks."""
     from cluster.config import SftRecipe
 
     loaded = _load(recipe, SftRecipe, overrides)
@@ -117,7 +117,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
     from cluster.sft_run import run_sft
     from cluster.terminal import console, log_to_terminal
 
-    log_to_terminal(logging.INFO)
+    log_to_terminal(logging.WARNING)
     for warning in check_all(loaded):
         logger.warning(warning)
     with _resumable():

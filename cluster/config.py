@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from learner.config import LearnerConfig, SftConfig
+from cluster.chat_rows import ChatData
+from learner.config import LearnerConfig
+from learner.sft_config import SftConfig
 from models.config import ModelConfig
 from reward.config import RewardConfig, TaskConfig
 from rollout.config import EvalConfig, RolloutConfig
@@ -82,7 +84,17 @@ class TrainRecipe(_Run):
 
 
 class SftRecipe(_Run):
-    """`unmask sft`: supervised fine-tuning on the tasks' own solutions or on a JSONL file."""
+    """`unmask sft`: supervised fine-tuning on the tasks' own solutions, on conversations, or on both."""
 
+    tasks: tuple[TaskConfig, ...] = ()
+    """Their solutions are examples, and their held-out rows are answered and graded at every evaluation."""
+    data: tuple[ChatData, ...] = ()
+    """Conversations and question-answer rows, from JSONL files or through the `datasets` library."""
     sft: SftConfig = SftConfig()
     learner: LearnerConfig = LearnerConfig()
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> SftRecipe:
+        if not self.tasks and not self.data:
+            raise ValueError("there is nothing to learn from: give tasks, data, or both")
+        return self

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.config import TrainRecipe
+from cluster.config import SftRecipe, TrainRecipe
 from cluster.recipe import Loaded
+from learner.sft_config import AgdoMasking
 from rollout.config import DecodingConfig
 
 PARALLEL = ("tau", "f", "gamma")
@@ -21,6 +22,9 @@ def check_settings(loaded: Loaded[Any]) -> list[str]:
         _check_rollout(recipe)
         _check_likelihood(recipe)
         warnings += _step_warnings("rollout", recipe.rollout) + _train_warnings(loaded, recipe)
+    else:
+        _check_selection(recipe)
+        warnings += _sft_warnings(recipe)
     num_steps = recipe.steps if isinstance(recipe, TrainRecipe) else recipe.sft.steps
     warmup = recipe.learner.optimizer.warmup_steps
     if warmup >= num_steps:
@@ -99,6 +103,33 @@ def _step_warnings(section: str, decoding: DecodingConfig) -> list[str]:
     if decoding.steps is None or not options:
         return []
     return [f"{section}.steps {decoding.steps} overrides {section}.sampler.options.{options[0]}: leave one out"]
+
+
+def _check_selection(recipe: SftRecipe) -> None:
+    if recipe.sft.select_by == "accuracy" and not recipe.tasks:
+        raise ValueError(
+            "sft.select_by 'accuracy' needs tasks, whose answers are graded, and the recipe has none; give tasks, or "
+            "set sft.select_by to loss"
+        )
+
+
+def _sft_warnings(recipe: SftRecipe) -> list[str]:
+    sft = recipe.sft
+    warnings = []
+    if sft.min_new_tokens is not None and sft.end_tokens != "fill":
+        warnings.append(
+            f"sft.min_new_tokens {sft.min_new_tokens} only bounds the slots with sft.end_tokens {sft.end_tokens!r}: "
+            "leave it out"
+        )
+    if sft.too_long == "drop" and not recipe.data:
+        warnings.append("sft.too_long has no effect without data: task rows that do not fit are always refused")
+    if isinstance(sft.masking, AgdoMasking) and sft.masking.gamma == 0:
+        warnings += [
+            f"sft.masking.{name} has no effect with gamma 0"
+            for name in ("weights", "max_influence")
+            if getattr(sft.masking, name) != AgdoMasking.model_fields[name].default
+        ]
+    return warnings
 
 
 def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:

@@ -6,7 +6,7 @@ import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -56,6 +56,11 @@ def explain(details: Mapping[str, Any], root: type[BaseModel]) -> Problem:
     """One error of pydantic in our words; `root` is the configuration that was validated."""
     kind, context, seen = details["type"], details.get("ctx", {}), details["input"]
     location = [str(part) for part in details["loc"]]
+    if kind == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
+        return Problem(
+            "", "", f"kind is {context['tag']!r}{nearest(context['tag'], tags)}", f"allowed: {', '.join(tags)}"
+        )
     if kind == "extra_forbidden":
         return _unknown_key(location, root)
     if kind == "missing":
@@ -103,7 +108,7 @@ def _unknown_key(location: list[str], root: type[BaseModel]) -> Problem:
     if not hint:
         elsewhere = [path for path in _keys(root, "") if path.rpartition(".")[2] == name]
         hint = f" (there is {' and '.join(elsewhere[:3])})" if elsewhere else ""
-    of = f"keys of {'.'.join(above)}" if above else "keys of a recipe"
+    of = f"keys of {untagged(above, root)}" if above else "keys of a recipe"
     return Problem("", "", f"unknown key{hint}", f"{of}: {', '.join(sorted(known))}")
 
 
@@ -113,31 +118,51 @@ def _choices(location: list[str], root: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(owner.model_fields[name].annotation) if owner and name in owner.model_fields else ()
 
 
+def untagged(location: Sequence[str], root: type[BaseModel]) -> str:
+    """Dotted path of a setting without the kinds that pydantic names where one of several classes was chosen."""
+    kept = [name for name, is_tag in zip(location, _walk(location, root)[1], strict=True) if not is_tag]
+    return ".".join(kept)
+
+
 def _model_at(location: Sequence[str], root: type[BaseModel]) -> type[BaseModel] | None:
     """Configuration class that owns the keys below a location."""
-    here: type[BaseModel] | None = root
+    return _walk(location, root)[0]
+
+
+def _walk(location: Sequence[str], root: type[BaseModel]) -> tuple[type[BaseModel] | None, list[bool]]:
+    """The class at a location, and which parts of it name a kind, not a key."""
+    choices: list[type[BaseModel]] = [root]
+    is_tag = []
     for name in location:
-        if here is None or name.isdigit():
-            continue
-        field = here.model_fields.get(name)
-        here = _model_in(field.annotation) if field else None
-    return here
+        tagged = [choice for choice in choices if len(choices) > 1 and name in _tags(choice)]
+        is_tag.append(bool(tagged))
+        if tagged:
+            choices = tagged
+        elif choices and not name.isdigit():
+            field = choices[0].model_fields.get(name)
+            choices = list(_models_in(field.annotation)) if field else []
+    return (choices[0] if choices else None), is_tag
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The configuration class inside `X`, `X | None` or `tuple[X, ...]`."""
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Values of `kind` that choose a class."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The configuration classes inside `X`, `X | None`, `X | Y`, `tuple[X, ...]` or an annotated one of these."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, tuple):
-        return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
-    return None
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, tuple, Annotated):
+        for part in get_args(annotation):
+            yield from _models_in(part)
 
 
 def _keys(root: type[BaseModel], prefix: str) -> Iterator[str]:
     """Dotted path of every key that a configuration can have."""
     for name, field in root.model_fields.items():
         yield f"{prefix}{name}"
-        inner = _model_in(field.annotation)
+        inner = next(_models_in(field.annotation), None)
         if inner is not None:
             index = "0." if get_origin(field.annotation) is tuple else ""
             yield from _keys(inner, f"{prefix}{name}.{index}")

@@ -21,7 +21,7 @@ from learner.records import BatchStats, Sample, balance
 from learner.worker import LearnerRank
 
 if TYPE_CHECKING:
-    from learner.sft import SftCanvas
+    from learner.sft import MaskedExample
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +83,13 @@ class LearnerGroup:
         metrics: dict[str, float] = self._join(calls)
         return metrics
 
-    def sft_step(self, canvases: Sequence[SftCanvas]) -> dict[str, float]:
-        """One supervised update from all canvases of a step."""
-        return self._supervised("sft_step", canvases)
+    def sft_step(self, masked: Sequence[MaskedExample]) -> dict[str, float]:
+        """One supervised update from all examples of a step."""
+        return self._supervised("sft_step", masked)
 
-    def sft_evaluate(self, canvases: Sequence[SftCanvas]) -> dict[str, float]:
-        """The supervised loss of canvases, without an update."""
-        return self._supervised("sft_evaluate", canvases)
+    def sft_evaluate(self, masked: Sequence[MaskedExample]) -> dict[str, float]:
+        """The supervised loss of examples, without an update."""
+        return self._supervised("sft_evaluate", masked)
 
     def keep_weights(self) -> Any:
         """A reference to the trained weights, gathered by all ranks and held by rank 0's node.
@@ -112,9 +112,9 @@ class LearnerGroup:
         for handle in self._ranks:
             handle.kill()
 
-    def _supervised(self, method: str, canvases: Sequence[SftCanvas]) -> dict[str, float]:
+    def _supervised(self, method: str, masked: Sequence[MaskedExample]) -> dict[str, float]:
         calls = [
-            handle.call(method, canvases[rank :: len(self._ranks)], len(canvases), timeout_s=self._engine.timeout_s)
+            handle.call(method, masked[rank :: len(self._ranks)], len(masked), timeout_s=self._engine.timeout_s)
             for rank, handle in enumerate(self._ranks)
         ]
         metrics: dict[str, float] = self._join(calls)

@@ -177,6 +177,8 @@ def start_problems(recipe: Recipe) -> list[str]:
             file = getattr(config, name)
             if file is not None and not Path(file).is_file():
                 problems.append(f"task {config.name}: {name} {file} is not there")
+    for data in recipe.data if isinstance(recipe, SftRecipe) else ():
+        problems += [f"data: {file} is not there" for file in data.files() if not Path(file).is_file()]
     return problems
 
 

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.config import SftRecipe, TrainRecipe
-from cluster.errors import Problem, RecipeError, explain
+from cluster.errors import Problem, RecipeError, explain, untagged
 
 Origin = Literal["default", "recipe", "command line"]
 R = TypeVar("R", TrainRecipe, SftRecipe)
@@ -196,7 +196,7 @@ def _touches(key: str, paths: frozenset[str]) -> bool:
 def _problems(
     error: ValidationError, kind: type[BaseModel], lines: dict[str, int], given: dict[str, str], data: dict[str, Any]
 ) -> list[Problem]:
-    locations = [_dotted(details) for details in error.errors()]
+    locations = [untagged([str(part) for part in details["loc"]], kind) for details in error.errors()]
     problems = []
     for details, key in zip(error.errors(), locations, strict=True):
         if details["type"] == "too_short" and any(other.startswith(f"{key}.") for other in locations):
@@ -210,10 +210,6 @@ def _problems(
         why = f"{', '.join(sorted(foreign))}: keys of the other kind of recipe; run it with `unmask {command}`"
         return [Problem("", "", why), *problems]
     return problems
-
-
-def _dotted(details: Mapping[str, Any]) -> str:
-    return ".".join(str(part) for part in details["loc"])
 
 
 def _place(key: str, lines: dict[str, int], given: dict[str, str]) -> str:

@@ -1,9 +1,9 @@
 """A supervised run from recipe to summary: examples, masks, updates, evaluations, checkpoints.
 
-Which rows a step trains on and which slots are masked follow from (seed, step) alone, so a resumed run goes on as if it
-had never stopped. An evaluation saves a checkpoint and measures what was saved, in this process: the loss on held-out
-rows with masks that never change, and the share of them that the model answers right. `checkpoints/best` points at the
-best one.
+Which rows a step trains on and which slots are masked follow from (seed, step) alone (and, for attention-guided masks,
+from the weights), so a resumed run goes on as if it had never stopped. An evaluation saves a checkpoint and measures
+what was saved, in this process: the loss on held-out rows with random masks that never change, whatever masks are
+trained on, and the share of them that the model answers right. `checkpoints/best` points at the best one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,9 @@ from cluster.run_folder import RunFolder, open_run_folder
 from cluster.sft_data import Examples
 from cluster.tracking import Status, Tracker, read_metrics, saved_run_id
 from learner import checkpoint
-from learner.sft import SftCanvas, mask_examples
+from learner.masking import blockwise_canvases, random_canvases
+from learner.sft import MaskedExample, SftExample
+from learner.sft_config import AgdoMasking, BlockwiseMasking, RandomMasking
 from learner.worker import NEW_TINY
 from models import Denoiser, create_tiny, load
 from models.config import ModelConfig
@@ -69,7 +71,7 @@ class SftRun:
     recipe: SftRecipe
     folder: RunFolder
     examples: Examples
-    held_out: list[SftCanvas]
+    held_out: list[MaskedExample]
     learner: LearnerGroup
     tracker: Tracker
     progress: Progress
@@ -82,12 +84,14 @@ class SftRun:
     def best_step(self) -> int:
         """Step of the evaluation with the most right answers; of equal ones, that with the lowest loss.
 
-        The model before any update counts only as long as there is no other.
+        By the loss alone where there are no tasks, or where `sft.select_by` says so. The model before any update counts
+        only as long as there is no other.
         """
+        by_loss = self.recipe.sft.select_by == "loss" or not self.recipe.tasks
 
         def quality(step: int) -> tuple[bool, float, float]:
             metrics = self.evaluations[step]
-            return step > 0, metrics[ACCURACY], -metrics[LOSS]
+            return step > 0, 0.0 if by_loss else metrics[ACCURACY], -metrics[LOSS]
 
         return max(self.evaluations, key=quality)
 
@@ -128,13 +132,27 @@ def fine_tune(run: SftRun) -> None:
 def train_step(run: SftRun) -> dict[str, float]:
     """One update with its time and speed."""
     started = time.perf_counter()
-    sft = run.recipe.sft
-    canvases = mask_examples(run.examples.batch(run.step), t_min=sft.t_min, seed=run.recipe.seed, step=run.step)
-    learned = run.learner.sft_step(canvases)
+    masked, found = draw_masks(run, run.examples.batch(run.step))
+    learned = run.learner.sft_step(masked) | found
     run.step += 1
     seconds = time.perf_counter() - started
-    learned["tokens_per_s"] = sum(canvas.num_tokens for canvas in canvases) / seconds
+    num_tokens = sum(one.example.num_tokens * len(one.canvases) for one in masked)
+    learned["tokens_per_s"] = num_tokens / seconds
+    learned["num_canvases"] = sum(len(one.canvases) for one in masked) / len(masked)
+    learned["num_scored"] = sum(one.num_scored for one in masked) / len(masked)
     return {**{f"sft/{name}": value for name, value in learned.items()}, "time/step_s": seconds}
+
+
+def draw_masks(run: SftRun, examples: Sequence[SftExample]) -> tuple[list[MaskedExample], dict[str, float]]:
+    """Masked canvases of a batch, and what there is to tell about them."""
+    masking, seed = run.recipe.sft.masking, run.recipe.seed
+    match masking:
+        case RandomMasking():
+            return random_canvases(examples, masking, seed=seed, step=run.step), {}
+        case BlockwiseMasking():
+            return blockwise_canvases(examples, masking, seed=seed, step=run.step), {}
+        case AgdoMasking():
+            raise NotImplementedError
 
 
 def save(run: SftRun) -> Path:
@@ -150,8 +168,23 @@ def save(run: SftRun) -> Path:
 
 def evaluate_model(run: SftRun, model: Path | str) -> None:
     """Held-out loss, and answers by the saved model to the held-out rows of every task."""
-    recipe = run.recipe
     metrics = {LOSS: run.learner.sft_evaluate(run.held_out)["loss"]}
+    note = f"step {run.step}: held-out loss {metrics[LOSS]:.4f}"
+    if run.examples.tasks:
+        accuracies = _answer_tasks(run, model, metrics)
+        metrics[ACCURACY] = sum(accuracies.values()) / len(accuracies)
+        note += ", right answers: " + "  ".join(f"{task} {share:.1%}" for task, share in accuracies.items())
+    run.tracker.log(run.step, metrics)
+    run.evaluations[run.step] = metrics
+    run.progress.note(note)
+    saved = checkpoint.step_folder(run.folder.checkpoints, run.step)
+    if run.best_step == run.step and saved.exists():
+        checkpoint.link(run.folder.checkpoints / "best", saved)
+
+
+def _answer_tasks(run: SftRun, model: Path | str, metrics: dict[str, float]) -> dict[str, float]:
+    """Share of right answers by task, given by the saved model in this process; their numbers go to `metrics`."""
+    recipe = run.recipe
     worker = RolloutWorker(
         ModelConfig(path=str(model), dtype=recipe.model.dtype),
         RolloutConfig(max_batch_tokens=recipe.learner.engine.micro_batch_tokens),
@@ -163,21 +196,21 @@ def evaluate_model(run: SftRun, model: Path | str) -> None:
     ) -> list[list[Trajectory]]:
         return worker.generate(prompts, num_samples=num_samples, seed=seed, decoding=decoding)
 
-    accuracies = []
+    accuracies = {}
     with contextlib.closing(GraderWorker(recipe.tasks)) as grader:
         grader.prove()
         for task in run.examples.tasks:
             result = evaluate(generate, grader.grade, task, recipe.eval, recipe.seed)
             metrics |= eval_metrics(result.samples)
-            accuracies.append(result.accuracy)
-    metrics[ACCURACY] = sum(accuracies) / len(accuracies)
-    run.tracker.log(run.step, metrics)
-    run.evaluations[run.step] = metrics
-    shown = "  ".join(f"{task.name} {share:.1%}" for task, share in zip(run.examples.tasks, accuracies, strict=True))
-    run.progress.note(f"step {run.step}: held-out loss {metrics[LOSS]:.4f}, right answers: {shown}")
-    saved = checkpoint.step_folder(run.folder.checkpoints, run.step)
-    if run.best_step == run.step and saved.exists():
-        checkpoint.link(run.folder.checkpoints / "best", saved)
+            accuracies[task.name] = result.accuracy
+    return accuracies
+
+
+def _held_out(recipe: SftRecipe, examples: Examples) -> list[MaskedExample]:
+    """Held-out examples with the same random masks at every evaluation and in every run of this seed."""
+    masking = recipe.sft.masking if isinstance(recipe.sft.masking, RandomMasking) else RandomMasking()
+    fixed = RandomMasking(t_min=masking.t_min, num_canvases=recipe.sft.held_out_canvases)
+    return random_canvases(examples.held_out(), fixed, seed=recipe.seed, step=HELD_OUT_STEP)
 
 
 def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: Path | None, stack: ExitStack) -> SftRun:
@@ -197,14 +230,12 @@ def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: P
         recipe=recipe,
         folder=folder,
         examples=examples,
-        held_out=mask_examples(examples.held_out(), t_min=recipe.sft.t_min, seed=recipe.seed, step=HELD_OUT_STEP),
+        held_out=_held_out(recipe, examples),
         learner=learner,
         tracker=stack.enter_context(_tracking(recipe, folder)),
         progress=progress,
         step=step,
-        evaluations={
-            int(row["step"]): row for row in read_metrics(folder.path) if ACCURACY in row and row["step"] <= step
-        },
+        evaluations={int(row["step"]): row for row in read_metrics(folder.path) if LOSS in row and row["step"] <= step},
     )
 
 

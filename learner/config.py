@@ -81,22 +81,3 @@ class LearnerConfig(BaseModel):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
-
-
-class SftConfig(BaseModel):
-    """Supervised fine-tuning with random masking (the 1/t bound on the likelihood)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    batch_size: int = Field(default=64, ge=1)
-    """Examples per optimizer update, over all ranks."""
-    steps: int = Field(default=100, ge=1)
-    max_new_tokens: int = Field(default=32, ge=1)
-    """Response slots; shorter answers are filled with the end token, which is a target like any other."""
-    min_new_tokens: int | None = Field(default=None, ge=1)
-    """If given, each batch has its own number of slots, drawn evenly from here to `max_new_tokens`, so that the model
-    meets canvases of every length."""
-    t_min: float = Field(default=1e-3, gt=0, lt=1)
-    """Lowest masking rate that is drawn."""
-    eval_every: int = Field(default=0, ge=0)
-    """Steps between evaluations and checkpoint candidates; 0: only at the end."""

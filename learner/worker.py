@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from learner.engine import LearnerEngine
-    from learner.sft import SftCanvas
+    from learner.sft import MaskedExample
     from models import Denoiser
 
 NEW_TINY = "new-tiny"
@@ -92,30 +92,34 @@ class LearnerRank:
             micro_batch_tokens=self._learner.engine.micro_batch_tokens,
         )
 
-    def sft_step(self, canvases: Sequence[SftCanvas], num_examples: int) -> dict[str, float]:
-        """One supervised update from this rank's share of the canvases of `num_examples` examples (collective)."""
+    def sft_step(self, masked: Sequence[MaskedExample], num_examples: int) -> dict[str, float]:
+        """One supervised update from this rank's share of the `num_examples` examples of a batch (collective)."""
         engine = self._engine
-        losses = [engine.backward(compute) for compute in self._sft_passes(canvases, num_examples)]
+        losses = [engine.backward(compute) for compute in self._sft_passes(masked, num_examples)]
         taken = engine.step()
         return {**engine.sum_over_ranks({"loss": sum(losses)}), **taken}
 
-    def sft_evaluate(self, canvases: Sequence[SftCanvas], num_examples: int) -> dict[str, float]:
+    def sft_evaluate(self, masked: Sequence[MaskedExample], num_examples: int) -> dict[str, float]:
         """The supervised loss without an update (collective)."""
         engine = self._engine
         engine.denoiser.eval()
-        losses = [float(engine.evaluate(compute)) for compute in self._sft_passes(canvases, num_examples)]
+        losses = [float(engine.evaluate(compute)) for compute in self._sft_passes(masked, num_examples)]
         engine.align()
         engine.denoiser.train()
         return engine.sum_over_ranks({"loss": sum(losses)})
 
-    def _sft_passes(self, canvases: Sequence[SftCanvas], num_examples: int) -> list[Callable[[], torch.Tensor]]:
+    def _sft_passes(self, masked: Sequence[MaskedExample], num_examples: int) -> list[Callable[[], torch.Tensor]]:
         """The loss of each micro-batch."""
-        from learner.sft import micro_batches, sft_loss
+        from learner.plan import micro_batches
+        from learner.sft import plan_masked, sft_loss
 
-        def pass_of(group: Sequence[SftCanvas]) -> Callable[[], torch.Tensor]:
-            return lambda: sft_loss(self._engine.denoiser, group) / num_examples
+        denoiser = self._engine.denoiser
+        plan = plan_masked(masked, family=denoiser.family)
 
-        return [pass_of(group) for group in micro_batches(canvases, self._learner.engine.micro_batch_tokens)]
+        def pass_of(group: Sequence[int]) -> Callable[[], torch.Tensor]:
+            return lambda: sft_loss(denoiser, plan, group) / num_examples
+
+        return [pass_of(group) for group in micro_batches(plan, self._learner.engine.micro_batch_tokens)]
 
     def weights(self, *, copy: bool = True) -> tuple[dict[str, np.ndarray], ...] | None:
         """Trained weights on rank 0, as `learner.weights` lays them out; None on the others (collective).

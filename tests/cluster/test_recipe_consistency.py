@@ -2,8 +2,9 @@
 
 import pytest
 
-from cluster.config import TrainRecipe
+from cluster.config import SftRecipe, TrainRecipe
 from cluster.consistency import check_settings
+from cluster.errors import RecipeError
 from cluster.recipe import load
 
 
@@ -58,3 +59,39 @@ def test_an_approximate_cache_may_train_with_importance_weights(tmp_path):
 def test_a_step_budget_that_a_chain_ignores_is_warned_of(tmp_path):
     (warning,) = warnings(tmp_path, "eval.steps=4", "eval.sampler.name=imh")
     assert "no effect" in warning
+
+
+SFT_ROWS = "data:\n  - {source: rows.jsonl}\n"
+
+
+def sft_loaded(tmp_path, *overrides):
+    path = tmp_path / "sft.yaml"
+    path.write_text(SFT_ROWS)
+    return load(path, SftRecipe, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("sft.masking=randm", r"kind is 'randm' \(did you mean 'random'\?\)\n.*allowed: random, blockwise, agdo"),
+        ("sft.masking={kind: agdo, gama: 3}", r"sft\.masking\.gama: unknown key \(did you mean 'gamma'\?\)"),
+        ("sft.masking={kind: random, t_min: 2}", r"sft\.masking\.t_min: is 2; it must be below 1"),
+        ("sft.end_tokens=0", "must be fill, batch, or a whole number of at least 1"),
+        ("data.0.held_out=0", "must be a whole number of at least 1, or the name of a split or file"),
+    ],
+)
+def test_masking_names_its_own_settings(tmp_path, override, problem):
+    with pytest.raises(RecipeError, match=problem):
+        sft_loaded(tmp_path, override)
+
+
+def test_selection_by_right_answers_needs_tasks(tmp_path):
+    with pytest.raises(ValueError, match=r"sft\.select_by 'accuracy' needs tasks"):
+        check_settings(sft_loaded(tmp_path, "sft.select_by=accuracy"))
+
+
+def test_supervised_settings_without_effect_are_named(tmp_path):
+    assert check_settings(sft_loaded(tmp_path)) == []
+    overrides = ["sft.masking={kind: agdo, gamma: 0, weights: shuffled}", "sft.min_new_tokens=4", "sft.end_tokens=2"]
+    warnings = check_settings(sft_loaded(tmp_path, *overrides))
+    assert [warning.split(" ")[0] for warning in warnings] == ["sft.min_new_tokens", "sft.masking.weights"]

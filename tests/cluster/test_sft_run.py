@@ -10,6 +10,7 @@ from cluster.sft_data import Examples, apportion
 from cluster.sft_run import run_sft
 
 TASKS = [{"name": name, "num_train_rows": 64} for name in ("arithmetic", "countdown", "sudoku4")]
+SFT = {"batch_size": 8, "steps": 4, "max_new_tokens": 18, "masking": {"kind": "random", "t_min": 0.1}, "eval_every": 2}
 
 
 def recipe(folder, **settings):
@@ -18,7 +19,7 @@ def recipe(folder, **settings):
         "runs_dir": str(folder),
         "model": {"path": "new-tiny"},
         "tasks": TASKS,
-        "sft": {"batch_size": 8, "steps": 4, "max_new_tokens": 18, "t_min": 0.1, "eval_every": 2},
+        "sft": SFT,
         "learner": {"optimizer": {"lr": 2e-3}, "engine": {"micro_batch_tokens": 512}},
         "eval": {"limit": 2, "max_new_tokens": 16, "steps": 2},
         "cluster": {"mode": "local"},
@@ -68,7 +69,7 @@ def test_resumed_run_has_the_losses_of_one_that_never_stopped(tmp_path):
     assert straight.steps == 4
     assert straight.best["eval/loss"] < straight.first["eval/loss"]
     assert models.load(straight.checkpoint).tokenizer is not None
-    settings = {"batch_size": 8, "steps": 3, "max_new_tokens": 18, "t_min": 0.1, "eval_every": 2}
+    settings = SFT | {"steps": 3}
     run_sft(recipe(tmp_path, name="stopped", sft=settings))
     resumed = run_sft(recipe(tmp_path, name="stopped"), resume=True)
     assert losses(resumed.run_dir) == losses(straight.run_dir)

@@ -10,7 +10,9 @@ import rollout
 import samplers
 from learner import BatchStats, Sample, balance
 from learner.config import EngineConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
-from learner.sft import make_example, mask_examples
+from learner.masking import random_canvases
+from learner.sft import make_example
+from learner.sft_config import RandomMasking
 from learner.worker import LearnerRank
 from models.config import LoraConfig, ModelConfig
 from tests.learner.small_models import small_denoiser
@@ -40,7 +42,7 @@ def canvases():
     examples = [
         make_example([5] * (i + 1), [4 + i, 6, 7][: i % 3 + 1], max_new_tokens=6, eos_token_id=0) for i in range(5)
     ]
-    return mask_examples(examples, t_min=0.3, seed=3, step=0)
+    return random_canvases(examples, RandomMasking(t_min=0.3), seed=3, step=0)
 
 
 def samples():

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import models
 from learner.likelihood import score, trace_exact
-from learner.plan import micro_batches, plan_canvases
-from learner.sft import SftCanvas, sft_loss
+from learner.plan import Canvas, micro_batches, plan_canvases
+from learner.sft import MaskedExample, SftExample, plan_masked, sft_loss
 from models.config import LoraConfig
 from tests.learner.small_models import MASK, VOCAB, obvious_logprob, small_denoiser, trajectory
 
@@ -95,17 +95,20 @@ def test_scores_and_their_gradients_equal_one_stock_canvas_at_a_time(
 @given(shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(0, 99)), min_size=1, max_size=5))
 def test_supervised_loss_and_its_gradient_equal_one_stock_canvas_at_a_time(name, shapes):
     denoiser = model(name)
-    canvases, expected = [], []
+    examples, expected = [], []
     for num_prompt, num_slots, seed in shapes:
         generator = np.random.default_rng(seed)
         masked = generator.random(num_slots) < 0.6
         masked[0] = True
         prompt, target = generator.integers(2, VOCAB, num_prompt), generator.integers(2, VOCAB, num_slots)
-        canvases.append(SftCanvas(prompt, target, masked, weight=1.0 + seed / 50))
+        slot_K = np.flatnonzero(masked)
+        canvas = Canvas(masked, slot_K, np.full(len(slot_K), 1.0 + seed / 50, dtype=np.float32))
+        examples.append(MaskedExample(SftExample(prompt, target, answer_length=num_slots), (canvas,)))
         shown = torch.tensor([[*prompt, *np.where(masked, MASK, target)]])
         logits_NV = denoiser.logits(shown)[0].index_fill(1, torch.tensor([MASK]), -torch.inf)
         position_K = num_prompt + np.flatnonzero(masked) - int(denoiser.family.shift)
         chosen_K = logits_NV[position_K].log_softmax(1).gather(1, torch.from_numpy(target[masked])[:, None])
         expected.append(-(1.0 + seed / 50) * chosen_K.sum())
-    found = sft_loss(denoiser, canvases)
+    plan = plan_masked(examples, family=denoiser.family)
+    found = sft_loss(denoiser, plan, range(len(examples)))
     assert_same(denoiser, found[None], torch.stack(expected).sum()[None], torch.ones(1, dtype=torch.float64))

@@ -5,7 +5,9 @@ import torch
 import models
 from learner import BatchStats, Sample, checkpoint
 from learner.config import EngineConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
-from learner.sft import make_example, mask_examples
+from learner.masking import random_canvases
+from learner.sft import make_example
+from learner.sft_config import RandomMasking
 from learner.worker import LearnerRank
 from models.config import LoraConfig, ModelConfig
 from tests.learner.small_models import trajectory
@@ -25,7 +27,7 @@ def rank(path, *, learner=LEARNER, lora=None):
 
 def canvases():
     examples = [make_example([20 + i] * (i + 2), [30, 31], max_new_tokens=4, eos_token_id=0) for i in range(6)]
-    return mask_examples(examples, t_min=0.5, seed=0, step=0)
+    return random_canvases(examples, RandomMasking(t_min=0.5), seed=0, step=0)
 
 
 def samples():
