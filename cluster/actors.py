@@ -42,6 +42,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.calls import ActorError, ActorInfo, ActorSpec, CallFailure, FailureKind, Future, Handle, KeptValue, Lane
 from cluster.logs import add_log_file, tail
+from cluster.spans import SpanFile
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Shell:
         self._target: Any = None
         self._building = threading.Lock()
         add_log_file(log_dir, spec.name)
+        self._spans = SpanFile(log_dir, spec.name)
 
     def __repr__(self) -> str:
         return self._spec.name
@@ -98,8 +100,9 @@ class Shell:
             with self._building:  # calls of two lanes may both be the first
                 if self._target is None:
                     self._target = self._spec.build(*self._spec.args, **self._spec.kwargs)
-            arguments = [_resolve(value) for value in args]
-            return getattr(self._target, method)(*arguments, **kwargs)
+            with self._spans.span(method):
+                arguments = [_resolve(value) for value in args]
+                return getattr(self._target, method)(*arguments, **kwargs)
         except Exception as error:  # the edge of an actor: what goes wrong becomes a value
             logger.exception("%s failed", method)
             return CallFailure(

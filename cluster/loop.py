@@ -116,7 +116,8 @@ def evaluate_if_due(run: TrainRun) -> None:
     metrics: dict[str, float] = {}
     for task in run.tasks:
         seed = sequence_seed(run.recipe.seed, "evaluation")
-        result = evaluate(run.rollouts.generate, run.graders.grade, task, run.recipe.eval, seed)
+        with run.watch.stage("evaluate"):
+            result = evaluate(run.rollouts.generate, run.graders.grade, task, run.recipe.eval, seed)
         metrics |= eval_metrics(result.samples)
         metrics |= {f"eval.{task.name}/accuracy_low": result.low, f"eval.{task.name}/accuracy_high": result.high}
         show_evaluation(run, result)
@@ -140,8 +141,9 @@ def save_if_due(run: TrainRun) -> None:
         first_evaluation=run.first_evaluation,
         fixed=fixed_settings(run.recipe),
     )
-    run.learner.save(str(step_folder(run.folder.checkpoints, run.step)), {"run": state.model_dump(mode="json")})
-    path = commit(run.folder.checkpoints, run.step, keep=run.recipe.checkpoint.keep)
+    with run.watch.stage("checkpoint"):
+        run.learner.save(str(step_folder(run.folder.checkpoints, run.step)), {"run": state.model_dump(mode="json")})
+        path = commit(run.folder.checkpoints, run.step, keep=run.recipe.checkpoint.keep)
     run.tracker.log(run.step, {"time/checkpoint_s": run.watch.lap()["step"]})
     run.progress.note(f"checkpoint: {path}")
 

@@ -1,4 +1,4 @@
-"""Seconds by stage of a step."""
+"""Seconds by stage of a step, and the spans they are made of."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.spans import SpanFile
+
 
 class Stopwatch:
     """Adds up the time spent in named stages since the last lap."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: SpanFile | None = None) -> None:
+        self._spans = spans or SpanFile(None, "")
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lap_start = time.monotonic()
 
@@ -20,7 +23,8 @@ class Stopwatch:
         """Counts the body to a stage; stages do not nest."""
         start = time.monotonic()
         try:
-            yield
+            with self._spans.span(name):
+                yield
         finally:
             self._seconds[name] += time.monotonic() - start
 

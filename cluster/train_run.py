@@ -32,6 +32,9 @@ from cluster.ray_start import ray_session
 from cluster.recipe import Loaded
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import RunFolder, open_run_folder
+from cluster.spans import SpanFile
+from cluster.stopwatch import Stopwatch
+from cluster.timeline import DRIVER, write_trace
 from cluster.tracking import Status, Tracker
 from cluster.transport import ObjectStoreTransport, WeightTransport
 from learner import checkpoint
@@ -118,6 +121,7 @@ def assemble(
         progress=progress,
         step=state.step if state else 0,
         first_evaluation=dict(state.first_evaluation) if state else {},
+        watch=Stopwatch(SpanFile(folder.log_dir, DRIVER)),
     )
 
 
@@ -187,10 +191,21 @@ def _tracking(recipe: TrainRecipe, folder: RunFolder, run_id: str | None) -> Ite
         status = "killed"
         raise
     finally:
+        _save_timeline(folder, tracker)
         saved = checkpoint.latest(folder.checkpoints)
         if saved is not None and _size(saved / "model") <= MAX_UPLOAD_BYTES:
             tracker.artifact(saved / "model", "checkpoint")
         tracker.finish(status, checkpoint=saved / "model" if saved else None)
+
+
+def _save_timeline(folder: RunFolder, tracker: Tracker) -> None:
+    try:
+        path = write_trace(folder.path)
+    except OSError as error:  # nothing else depends on it
+        logger.warning("the timeline could not be written: %s", error)
+    else:
+        if path.stat().st_size <= MAX_UPLOAD_BYTES:
+            tracker.artifact(path, "timeline")
 
 
 def _size(folder: Path) -> int:

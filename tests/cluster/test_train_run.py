@@ -105,6 +105,9 @@ def test_the_run_folder_has_logs_samples_and_settings(straight):
     samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
     assert {"prompt", "answer", "reward", "step"} <= samples[0].keys()
     assert any((run_dir / "order").glob("step_000000*.json"))
+    slices = [event for event in json.loads((run_dir / "trace.json").read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [event["name"] for event in slices].count("update") == straight.steps_done
+    assert {"generate", "grade", "update", "publish", "sync", "checkpoint", "evaluate"} == {e["cat"] for e in slices}
 
 
 def test_the_same_seed_gives_the_same_curve_to_the_last_bit(folder, straight):
