@@ -153,4 +153,7 @@ def test_the_same_run_on_ray_gives_the_same_curve(folder, straight, local_ray):
     expected = {step: values for step, values in curve(straight).items() if step <= 2}
     assert curve(summary) == {step: pytest.approx(values, rel=1e-4) for step, values in expected.items()}
     logs = {path.name for path in (summary.run_dir / "logs" / "latest").iterdir()}
-    assert logs == {"driver.log", "learner-0.log", "rollout-0.log", "grader-0.log"}
+    processes = ("driver", "learner-0", "rollout-0", "grader-0")
+    assert logs == {f"{process}{suffix}" for process in processes for suffix in (".log", ".spans.jsonl")}
+    trace = json.loads((summary.run_dir / "trace.json").read_text())["traceEvents"]
+    assert [event["args"]["name"] for event in trace if event["name"] == "process_name"] == sorted(processes)
