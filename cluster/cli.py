@@ -204,8 +204,8 @@ def grade(
     from reward.config import TaskConfig
 
     _check_folder(json_file)
-    file = None if rows is None else str(rows)
-    verdicts = list(grade_file(TaskConfig(name=task, train_file=file, test_file=file), completions))
+    config = TaskConfig(name=task, test_file=None if rows is None else str(rows))
+    verdicts = list(grade_file(config, completions))
     if json_file is None:
         _print_lines(verdicts)
     else:

@@ -1,9 +1,12 @@
 """Verdicts on given texts: completions that someone made elsewhere, graded by a task of ours.
 
 A completion: `{"id": "countdown/test/3", "completion": "30+93-100"}`, where `id` names a row of the task. In place of
-`id`, `row` may hold the row itself or its number among the test rows. Verdicts: `pass`, `fail`, `no_answer` (an empty
-completion, or one with nothing to grade), `timeout`, `blocked` (a limit of the sandbox), and `infra_error` where the
-grader itself broke; `value` is null where that, or a checker's own timeout, left no score.
+`id`, `row` may hold the row itself or its number among the test rows. Where published rows have a `task_id`, that is an
+id too. A file of rows is taken whole, whatever splits it has.
+
+Verdicts: `pass`, `fail`, `no_answer` (an empty completion, or one with nothing to grade), `timeout`, `blocked` (a limit
+of the sandbox), and `infra_error` where the grader itself broke; `value` is null where that, or a checker's own
+timeout, left no score.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def grade_file(config: TaskConfig, completions: Path) -> Iterator[dict[str, Any]
     The whole file is read and checked, and the grader proves itself on a known answer, before the first verdict.
     """
     task, worker = build(config), GraderWorker((config,))
-    rows = _Rows(task)
+    rows = _Rows(task, has_train=config.test_file is None)
     items = [rows.find(f"{completions}, line {line}", fields) for line, fields in _read(completions)]
     worker.prove()
     return _verdicts(worker, task.name, items)
@@ -68,11 +71,11 @@ def _verdicts(worker: GraderWorker, task: str, items: Sequence[tuple[str, Row, s
 class _Rows:
     """Rows of a task by id; training rows are read only when an id is not among the test rows."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, has_train: bool) -> None:
         self._task = task
         self._test = task.rows("test")
-        self._by_id: dict[str, Row] = {row["id"]: row for row in self._test}
-        self._has_train = False
+        self._by_id = _by_id(self._test)
+        self._may_read_train = has_train
 
     def find(self, where: str, fields: Mapping[str, Any]) -> tuple[str, Row, str]:
         """Id, row and completion of a line."""
@@ -80,9 +83,9 @@ class _Rows:
             row = self._given(where, fields["row"])
             return str(fields.get("id", row.get("id", where))), row, fields["completion"]
         row_id = str(fields["id"])
-        if row_id not in self._by_id and not self._has_train:
-            self._by_id |= {row["id"]: row for row in self._task.rows("train")}
-            self._has_train = True
+        if row_id not in self._by_id and self._may_read_train:
+            self._by_id = _by_id(self._task.rows("train")) | self._by_id
+            self._may_read_train = False
         if row_id not in self._by_id:
             example = next(iter(self._by_id))
             raise ValueError(
@@ -97,6 +100,11 @@ class _Rows:
         if isinstance(row, int) and not isinstance(row, bool) and 0 <= row < len(self._test):
             return self._test[row]
         raise ValueError(f"{where}: row is {row!r:.100}; give the row itself or a number in 0..{len(self._test) - 1}")
+
+
+def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
+    published = {str(row["task_id"]): row for row in rows if "task_id" in row}
+    return published | {row["id"]: row for row in rows}
 
 
 def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,6 +7,7 @@ import pytest
 from cluster.cli import main
 from cluster.grade import grade_file, verdict
 from reward.config import TaskConfig
+from reward.sandbox.records import NoSandbox
 from rollout.records import Failed, Scored
 
 ROWS = [{"input": "1+1", "output": "2"}, {"input": "3*3", "output": "9"}]
@@ -46,6 +47,32 @@ def test_completions_are_graded_by_row_id_row_number_and_given_row(task, tmp_pat
         (first, "no_answer", 0.0),
     ]
     assert all(v["seconds"] >= 0 and v["why"] is None for v in verdicts)
+
+
+def test_file_of_published_rows_is_taken_whole_and_its_own_ids_are_ids(tmp_path):
+    # 600 is a validation row of MBPP, 3 one of its few-shot rows: in neither published split.
+    mbpp = [
+        {
+            "task_id": number,
+            "text": "Add.",
+            "code": "def add(a, b):\n    return a + b",
+            "test_list": ["assert add(1, 2) == 3"],
+        }
+        for number in (3, 600, 11)
+    ]
+    task = TaskConfig(name="mbpp", test_file=str(write_lines(tmp_path / "rows.jsonl", mbpp)))
+    right, wrong = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 3.5"
+    try:
+        verdicts = graded(
+            task,
+            tmp_path,
+            {"id": 600, "completion": right},
+            {"id": "3", "completion": wrong},
+            {"row": 2, "completion": right},
+        )
+    except NoSandbox:
+        pytest.skip("this host has no sandbox")
+    assert [(v["id"], v["verdict"]) for v in verdicts] == [("600", "pass"), ("3", "fail"), ("mbpp/11", "pass")]
 
 
 def test_grader_that_breaks_is_no_score(task, tmp_path):
