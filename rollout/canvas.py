@@ -38,16 +38,29 @@ class Canvases:
         self.step_map_SN = torch.zeros(shape, dtype=torch.int64, device=device)
         self.logprob_SN = torch.zeros(shape, device=device)
         self.entropy_SN = torch.zeros(shape, device=device)
-        self.memory_SN = {name: torch.zeros(shape, device=device) for name in memory}
+        self.memory_SN: dict[str, torch.Tensor] = {}
+        self.remember(memory)
         self._stop_ids = torch.tensor(stop_ids, device=device)
 
+    def remember(self, names: Sequence[str]) -> None:
+        """Keep numbers of these names a slot for the sampler."""
+        for name in names:
+            if name not in self.memory_SN:
+                self.memory_SN[name] = torch.zeros(self.token_SN.shape, device=self.device)
+
     def place(self, slot: int, request: Request) -> None:
-        """Lay out a fresh canvas: the prompt, then masks."""
+        """Lay out a fresh canvas: the prompt, then masks and what is given between them."""
         prompt_length, length = len(request.prompt_tokens), request.length
-        self.token_SN[slot, :prompt_length] = torch.as_tensor(request.prompt_tokens, device=self.device)
+        self.token_SN[slot, :prompt_length] = torch.as_tensor(
+            request.prompt_tokens, dtype=torch.int64, device=self.device
+        )
         self.token_SN[slot, prompt_length:length] = self.mask_id
         self.masked_SN[slot] = False
         self.masked_SN[slot, prompt_length:length] = True
+        if request.fixed:
+            given = torch.tensor(list(request.fixed), device=self.device) + prompt_length
+            self.token_SN[slot, given] = torch.tensor(list(request.fixed.values()), device=self.device)
+            self.masked_SN[slot, given] = False
         for memory_SN in self.memory_SN.values():
             memory_SN[slot] = 0
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Answer:
+class Answer:
     """A request and the blocks that its chains have settled."""
 
     request: Request
@@ -91,13 +91,13 @@ def stream(engine: Engine, sampler: SequenceChain, requests: Sequence[Request]) 
 
     A greedy request has one run: all would be the same.
     """
-    answers = [_Answer(request, 1 + sampler.candidates * (request.temperature > 0)) for request in requests]
+    answers = [Answer(request, 1 + sampler.candidates * (request.temperature > 0)) for request in requests]
     waiting = dict(enumerate(answers))
     while waiting:
         runs = [answer.runs() for answer in waiting.values()]
         drawn = iter(_run(engine, [run for own in runs for run in own], one_block=sampler.level == "block"))
         for answer in waiting.values():
-            _settle(answer, [next(drawn) for _ in range(answer.num_runs)], sampler)
+            settle(answer, [next(drawn) for _ in range(answer.num_runs)], sampler)
         for index in [index for index, answer in waiting.items() if answer.is_done]:
             yield index, waiting.pop(index).merged(engine)
 
@@ -110,7 +110,7 @@ def _run(engine: Engine, requests: Sequence[Request], *, one_block: bool) -> lis
     return [found[index] for index in range(len(requests))]
 
 
-def _settle(answer: _Answer, runs: Sequence[Trajectory], sampler: SequenceChain) -> None:
+def settle(answer: Answer, runs: Sequence[Trajectory], sampler: SequenceChain) -> None:
     """Keep one of the runs, and what all of them cost."""
     log_weight_1K = torch.tensor([[float(run.notes["log_mass"].sum(dtype=np.float64)) for run in runs]]).double()
     picked = sampler.choose(log_weight_1K, torch.tensor([answer.request.seed]), number=len(answer.parts))

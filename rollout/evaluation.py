@@ -98,6 +98,30 @@ class Evaluation:
         return self._block_hidden_WD[span_M * width + column_M]
 
 
+class Selected:
+    """A prediction as seen by the owner of some of its rows, which count from 0 for him."""
+
+    def __init__(self, whole: Evaluate, rows: Sequence[int], device: torch.device) -> None:
+        self._whole, self._row_A = whole, torch.tensor(rows, device=device)
+        self.vocab_size = whole.vocab_size
+
+    def hidden(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
+        """Final hidden states (M, D)."""
+        return self._whole.hidden(self._row_A[row_M], column_M)
+
+    def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
+        """Logits (M, V)."""
+        return self._whole.logits(hidden_MD)
+
+    def attention(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
+        """Attention sums (M,)."""
+        return self._whole.attention(self._row_A[row_M], column_M)
+
+    def with_tokens(self, row_K: torch.Tensor, column_K: torch.Tensor, token_K: torch.Tensor) -> Evaluate:
+        """Forward of K candidate canvases."""
+        return self._whole.with_tokens(self._row_A[row_K], column_K, token_K)
+
+
 class Joined:
     """Predictions that come from several forwards, one (forward, row in it) for each row."""
 

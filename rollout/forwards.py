@@ -52,6 +52,21 @@ class Forwards:
             assert layout.block_length is not None
             self._store = PromptStore(requests, self._cache, block_length=layout.block_length)
 
+    def expect(self, request: Request) -> None:
+        """Count on a request that will begin later."""
+        if self._store is not None:
+            self._store.expect(request)
+
+    def forget(self, request: Request) -> None:
+        """A request that was counted on will not begin."""
+        if self._store is not None:
+            self._store.forget(request)
+
+    def weights_changed(self) -> None:
+        """Drop what was kept of prompts; rows are told by their owner."""
+        if self._store is not None:
+            self._store.clear()
+
     def begin(self, row: Row) -> None:
         """Prepare the slot of a new row."""
         if self._store is not None:
@@ -102,11 +117,13 @@ class Forwards:
         """Spans to compute, and the span of each row: rows that are still the same canvas have one."""
         spans: list[Span] = []
         span_of_row: list[int] = []
-        first_of: dict[tuple[tuple[int, ...], int, int], int] = {}
+        first_of: dict[tuple[object, ...], int] = {}
         for row in rows:
             span = row.span(self._policy, shift=self._denoiser.family.shift)
             if row.step == 0 and self._shares:
-                place = first_of.setdefault((tuple(row.request.prompt_tokens), row.length, span.start), len(spans))
+                fixed = tuple(row.request.fixed.items())
+                canvas = (tuple(row.request.prompt_tokens), row.length, fixed, row.block, span.start)
+                place = first_of.setdefault(canvas, len(spans))
             else:
                 place = len(spans)
             span_of_row.append(place)

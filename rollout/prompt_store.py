@@ -24,15 +24,29 @@ class PromptStore:
         self._cache, self._block_length = cache, block_length
         self._kept: dict[tuple[int, ...], tuple[list[torch.Tensor], int]] = {}
 
+    def expect(self, request: Request) -> None:
+        """One more sequence will ask for this request's prompt."""
+        self._waiting[_key(request)] += 1
+
+    def forget(self, request: Request) -> None:
+        """One sequence fewer will ask for this request's prompt."""
+        key = _key(request)
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key]
+            self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop what is kept: it was computed by other weights."""
+        self._kept.clear()
+
     def begin(self, row: Row) -> None:
         """Give a new row its prompt's blocks, if they are known."""
         key = _key(row.request)
-        self._waiting[key] -= 1
         if key in self._kept:
             taken, row.kept = self._kept[key]
             self._cache.put(row.slot, taken)
-        if not self._waiting[key]:
-            self._kept.pop(key, None)
+        self.forget(row.request)
 
     def keep(self, row: Row) -> None:
         """Keep the prompt blocks of a row after its first forward, if other sequences wait for them."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 def sequence_seed(seed: int, *key: int | str) -> int:
@@ -32,21 +32,35 @@ class Request:
     """Denoising steps for the whole answer; None leaves the number to the sampler."""
     prompt_id: str = ""
     sample_index: int = 0
+    fixed: Mapping[int, int] = field(default_factory=dict)
+    """Response slots that are given, with their tokens: the text between and after the holes of an infill. Every other
+    slot is filled; an end token in a hole ends nothing."""
 
     @property
     def length(self) -> int:
         """Canvas positions: prompt and response."""
         return len(self.prompt_tokens) + self.max_new_tokens
 
+    @property
+    def first_free(self) -> int:
+        """First response slot to fill."""
+        return next(slot for slot in range(self.max_new_tokens) if slot not in self.fixed)
+
     def check(self, *, max_length: int, vocab_size: int) -> None:
         """Raise ValueError if the sequence cannot be denoised by a model of this window and vocabulary."""
         name = f"prompt {self.prompt_id!r}" if self.prompt_id else "prompt"
-        if not self.prompt_tokens:
+        if not self.prompt_tokens and not self.fixed:
             raise ValueError(f"{name} is empty; it must hold at least one token")
-        if min(self.prompt_tokens) < 0 or max(self.prompt_tokens) >= vocab_size:
+        given = [*self.prompt_tokens, *self.fixed.values()]
+        if min(given) < 0 or max(given) >= vocab_size:
             raise ValueError(f"{name} holds a token id outside 0..{vocab_size - 1}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.fixed and not (min(self.fixed) >= 0 and max(self.fixed) < self.max_new_tokens > len(self.fixed)):
+            raise ValueError(
+                f"{len(self.fixed)} of {self.max_new_tokens} response slots are fixed; they must lie in the response "
+                "and leave at least one slot to fill"
+            )
         length = len(self.prompt_tokens) + self.max_new_tokens
         if length > max_length:
             raise ValueError(

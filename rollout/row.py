@@ -11,7 +11,7 @@ from models.packing import Span
 from rollout.cache_policy import CachePolicy
 from rollout.layout import Layout
 from rollout.request import Request
-from samplers.records import Evaluate
+from samplers.records import Evaluate, StepSampler
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Row:
     request: Request
     slot: int
     first_version: int
+    layout: Layout
     block: tuple[int, int]
     """Bounds of the slots that compete now."""
     visible: int
@@ -44,16 +45,23 @@ class Row:
     """A prediction of the canvas as it is now, made for a candidate of the last step: (evaluation, row in it)."""
     computed: list[tuple[int, int]] = field(default_factory=list)
     num_forwards: int = 0
+    sampler: StepSampler | None = None
+    """What decodes the row; None: whoever steps it knows."""
+    one_block: bool = False
+    """Whether the row is finished when its first block is; later slots stay masked."""
+    listens: bool = False
+    """Whether somebody wants to hear of each commit."""
     position_logprobs: list[float] = field(default_factory=list)
 
     @staticmethod
     def of(index: int, request: Request, slot: int, layout: Layout, *, version: int) -> Row:
         """A row before its first step."""
         prompt, length = len(request.prompt_tokens), request.length
-        start, end = layout.block_of(prompt, prompt, length)
+        start, end = layout.block_of(prompt + request.first_free, prompt, length)
         steps = 0 if request.steps is None else -(-request.steps // layout.num_blocks(prompt, length))
         visible = layout.visible_until(prompt, length)
-        return Row(index, request, slot, version, (start, end), visible, end - start, steps)
+        masked = _num_masked(request, start, end)
+        return Row(index, request, slot, version, layout, (start, end), visible, masked, steps)
 
     @property
     def prompt_length(self) -> int:
@@ -65,13 +73,17 @@ class Row:
         """N = P + T."""
         return self.request.length
 
-    def enter_block_of(self, position: int, layout: Layout) -> None:
+    def enter_block_of(self, position: int) -> None:
         """Move to the block of the first masked position."""
-        self.block = layout.block_of(position, self.prompt_length, self.length)
-        self.visible = layout.visible_until(position, self.length)
-        self.block_step, self.block_masked = 0, self.block[1] - self.block[0]
+        self.block = self.layout.block_of(position, self.prompt_length, self.length)
+        self.visible = self.layout.visible_until(position, self.length)
+        self.block_step, self.block_masked = 0, _num_masked(self.request, *self.block)
         # The next block is predicted from other keys, or from a longer canvas.
         self.evaluated = None
+
+    def forget_forwards(self) -> None:
+        """Take nothing from earlier forwards: the weights have changed."""
+        self.kept, self.refresh_all, self.evaluated = 0, True, None
 
     def span(self, policy: CachePolicy, *, shift: bool) -> Span:
         """What the next forward computes of this row."""
@@ -107,3 +119,9 @@ class Row:
             self.kept = self.block[0] // layout.block_length * layout.block_length
         self.since_refresh = 1 if self.refreshes else self.since_refresh + 1
         self.refresh_all = False
+
+
+def _num_masked(request: Request, start: int, end: int) -> int:
+    """Slots between two positions that are not given."""
+    first = len(request.prompt_tokens)
+    return end - start - sum(start <= first + slot < end for slot in request.fixed)

@@ -84,7 +84,7 @@ def test_block_state_names_slots_by_their_place_in_the_response() -> None:
     assert state.candidate_RL.tolist() == [[True, True, True, False], [True, True, True, True]]
     assert state.slot_RL.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     canvases.masked_SN[1, 1:5] = False
-    rows[1].enter_block_of(5, SEMI)
+    rows[1].enter_block_of(5)
     state = BlockView(canvases, rows, SEMI).state
     assert state.slot_RL[1].tolist()[:2] == [4, 5]
     assert state.block_masked_R.tolist() == [3, 2]
@@ -96,7 +96,7 @@ def test_first_slot_of_an_attention_block_is_the_only_candidate_until_it_is_fill
     assert candidates.tolist() == [[True, False, False, False], [True, False, False, False]]
     canvases.masked_SN[0, 8] = False
     canvases.masked_SN[1, 7] = False
-    rows[1].enter_block_of(8, SUB)
+    rows[1].enter_block_of(8)
     candidates = BlockView(canvases, rows, SUB).state.candidate_RL
     assert candidates.tolist() == [[False, True, True, True], [True, False, False, False]]
 
@@ -132,7 +132,7 @@ def test_what_the_first_two_steps_of_two_blocks_compute(policy, expected) -> Non
     found = []
     for position in (6, 10):
         if position == 10:
-            row.enter_block_of(position, SEMI)
+            row.enter_block_of(position)
         for _ in range(2):
             span = row.span(policy, shift=False)
             found.append((span.start, span.stop))
@@ -146,7 +146,7 @@ def test_a_block_causal_row_computes_a_finished_block_once_more_with_the_next_on
     row, policy = placed(CAUSAL, (6, 9))[1][0], CachePolicy(kind="block")
     found = []
     for position in (6, 8, 12):
-        row.enter_block_of(position, CAUSAL)
+        row.enter_block_of(position)
         for _ in range(2):
             span = row.span(policy, shift=False)
             found.append((span.start, span.stop, span.visible))
