@@ -57,8 +57,8 @@ class Answer:
             for number in range(self.num_runs)
         ]
 
-    def merged(self, engine: Engine) -> Trajectory:
-        """The settled blocks as one trajectory."""
+    def merged(self, *, block_length: int | None) -> Trajectory:
+        """The settled blocks as one trajectory; `block_length` is the engine's."""
         before = np.cumsum([0, *(part.num_steps for part in self.parts)])
         last = self.parts[-1]
         chain_notes = {
@@ -77,7 +77,7 @@ class Answer:
             num_steps=int(before[-1]),
             num_forwards=self.num_forwards,
             answer_length=self.num_slots - len(last.tokens) + last.answer_length,
-            block_length=engine.layout.block_length or self.num_slots,
+            block_length=block_length or self.num_slots,
             seed=self.request.seed,
             prompt_tokens=np.asarray(self.request.prompt_tokens, dtype=np.int64),
             weights_version=(self.parts[0].weights_version[0], last.weights_version[1]),
@@ -99,7 +99,7 @@ def stream(engine: Engine, sampler: SequenceChain, requests: Sequence[Request]) 
         for answer in waiting.values():
             settle(answer, [next(drawn) for _ in range(answer.num_runs)], sampler)
         for index in [index for index, answer in waiting.items() if answer.is_done]:
-            yield index, waiting.pop(index).merged(engine)
+            yield index, waiting.pop(index).merged(block_length=engine.layout.block_length)
 
 
 def _run(engine: Engine, requests: Sequence[Request], *, one_block: bool) -> list[Trajectory]:

@@ -122,6 +122,32 @@ class Selected:
         return self._whole.with_tokens(self._row_A[row_K], column_K, token_K)
 
 
+class Barred:
+    """A prediction in which some tokens cannot come, as the mask token never can. Forwards of candidates have them."""
+
+    def __init__(self, whole: Evaluate, tokens: Sequence[int]) -> None:
+        self._whole, self._tokens = whole, list(tokens)
+        self.vocab_size = whole.vocab_size
+
+    def hidden(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
+        """Final hidden states (M, D)."""
+        return self._whole.hidden(row_M, column_M)
+
+    def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
+        """Logits (M, V), the barred tokens at -inf."""
+        logits_MV = self._whole.logits(hidden_MD)
+        logits_MV[:, self._tokens] = -torch.inf
+        return logits_MV
+
+    def attention(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
+        """Attention sums (M,)."""
+        return self._whole.attention(row_M, column_M)
+
+    def with_tokens(self, row_K: torch.Tensor, column_K: torch.Tensor, token_K: torch.Tensor) -> Evaluate:
+        """Forward of K candidate canvases."""
+        return self._whole.with_tokens(row_K, column_K, token_K)
+
+
 class Joined:
     """Predictions that come from several forwards, one (forward, row in it) for each row."""
 

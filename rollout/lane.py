@@ -20,7 +20,7 @@ import torch
 from models import Denoiser
 from rollout.cache_policy import CachePolicy
 from rollout.canvas import BlockView, Canvases
-from rollout.evaluation import Selected
+from rollout.evaluation import Barred, Selected
 from rollout.forwards import Forwards
 from rollout.layout import Layout
 from rollout.recording import record
@@ -120,7 +120,7 @@ class Lane:
         """An expected request will not come."""
         self._forwards.forget(request)
 
-    def add(  # noqa: PLR0913 - what a row is
+    def add(
         self,
         index: int,
         request: Request,
@@ -170,20 +170,23 @@ class Lane:
             rows = [self.rows[place] for place in members]
             view, seen = whole, evaluate
             if len(parts) > 1:
-                view, seen = BlockView(self._canvases, rows, rows[0].layout), Selected(evaluate, members, view.slot_A.device)
+                view = BlockView(self._canvases, rows, rows[0].layout)
+                seen = Selected(evaluate, members, view.slot_A.device)
             self._step_part(rows, view, seen)
         return self._advance(whole, version)
 
     def _parts(self) -> list[list[int]]:
         """Places of the rows that one call of one sampler decodes."""
-        parts: dict[tuple[int, Layout], list[int]] = {}
+        parts: dict[tuple[int, Layout, bool], list[int]] = {}
         for place, row in enumerate(self.rows):
-            parts.setdefault((id(row.sampler), row.layout), []).append(place)
+            parts.setdefault((id(row.sampler), row.layout, row.request.bars_end), []).append(place)
         return list(parts.values())
 
     def _step_part(self, rows: Sequence[Row], view: BlockView, evaluate: Evaluate) -> None:
         sampler = rows[0].sampler
         assert sampler is not None
+        if rows[0].request.bars_end:
+            evaluate = Barred(evaluate, self._denoiser.stop_token_ids)
         commit = sampler.step(self._state(rows, view), evaluate)
         self._canvases.commit(view, commit)
         self._count(rows, commit)

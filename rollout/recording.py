@@ -15,7 +15,6 @@ from rollout.cache_policy import CachePolicy
 from rollout.canvas import Canvases
 from rollout.records import Trajectory
 from rollout.row import Row
-from samplers.records import StepSampler
 
 
 def record(
@@ -34,7 +33,9 @@ def record(
     request, sampler = row.request, row.sampler
     assert sampler is not None
     where = (row.slot, slice(row.prompt_length, row.length))
-    free = [slot for slot in range(request.max_new_tokens) if slot not in request.fixed] if request.fixed else slice(None)
+    free = (
+        [slot for slot in range(request.max_new_tokens) if slot not in request.fixed] if request.fixed else slice(None)
+    )
     masked_T, token_T = canvases.masked_SN[where].cpu()[free], canvases.token_SN[where].cpu()[free]
     stop_T = ~masked_T & torch.isin(token_T, torch.tensor(denoiser.stop_token_ids))
     ended = bool(stop_T.any()) and not request.fixed

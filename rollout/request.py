@@ -32,6 +32,8 @@ class Request:
     """Denoising steps for the whole answer; None leaves the number to the sampler."""
     prompt_id: str = ""
     sample_index: int = 0
+    bars_end: bool = False
+    """Whether end tokens are never drawn, so that every slot is content."""
     fixed: Mapping[int, int] = field(default_factory=dict)
     """Response slots that are given, with their tokens: the text between and after the holes of an infill. Every other
     slot is filled; an end token in a hole ends nothing."""
