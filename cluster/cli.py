@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import generate_command, timeline_command
+from cluster import generate_command, serve_command, timeline_command
 from cluster.decoding_options import (
     BatchTokens,
     BlockLength,
@@ -126,6 +126,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
 
 generate_command.register(app)
 timeline_command.register(app)
+serve_command.register(app)
 
 
 @app.command("eval")

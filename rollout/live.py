@@ -21,6 +21,7 @@ from typing import Any
 
 import samplers
 from models import Denoiser
+from models.probe import layer_set
 from rollout.cache_policy import CachePolicy
 from rollout.chains import Answer, settle
 from rollout.lane import Committed, Kind, Lane
@@ -142,6 +143,8 @@ class LiveEngine:
                 "infill needs a bidirectional family (LLaDA, Dream)"
             )
         sampler = self._sampler(decoding)
+        if sampler.probe is not None:
+            layer_set(sampler.probe.layers, self.denoiser.num_layers)
         if request.fixed and isinstance(sampler, SequenceChain):
             raise ValueError(f"sampler {sampler.name!r} cuts an answer at its blocks; it cannot fill holes")
 

@@ -92,14 +92,15 @@ class ModelHost:
         answers = _Answers(served, job, requests)
         ticket = served.loop.submit(requests, _decoding(job), listens=job.streams or bool(job.stop))
         try:
-            yield [accepted]
+            batch: list[Heard] = [accepted]
             while ticket.left:
-                batch = [heard for sample, event in await ticket.read() for heard in answers.hear(sample, event)]
+                batch += [heard for sample, event in await ticket.read() for heard in answers.hear(sample, event)]
                 for heard in batch:
                     if isinstance(heard, Done):
                         ticket.drop(heard.sample)
                 if batch:
                     yield batch
+                batch = []
         finally:
             ticket.close()
 

@@ -41,7 +41,7 @@ class Ticket:
         self._heard.put_nowait(what)
 
     async def read(self) -> list[tuple[int, Event]]:
-        """What has happened since, at least one event: (sample, event) in order.
+        """What has happened since: (sample, event) in order. The first time it may be nothing: the engine has accepted.
 
         Raises ValueError for a request that cannot be answered and EngineLostError where the engine fails.
         """
@@ -157,6 +157,7 @@ class EngineLoop:
             _post(ticket, error)
             return
         self._owners |= dict.fromkeys(ticket.numbers, ticket)
+        _post(ticket, [])
 
     def _cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
