@@ -17,6 +17,16 @@ def small_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_service():
+    """Address of the HTTP service on the built-in model, in this process and without a key."""
+    from rollout.service.local import local_app, running
+
+    app, _ = local_app({"tiny": "tiny"})
+    with running(app) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def local_ray():
     """A Ray of four logical CPUs on this machine, shared by every test that needs one."""
     from cluster.config import ClusterConfig
