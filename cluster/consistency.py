@@ -126,7 +126,7 @@ def _sft_warnings(recipe: SftRecipe) -> list[str]:
     if isinstance(sft.masking, AgdoMasking) and sft.masking.gamma == 0:
         warnings += [
             f"sft.masking.{name} has no effect with gamma 0"
-            for name in ("weights", "max_influence")
+            for name in ("weights", "influence_cap")
             if getattr(sft.masking, name) != AgdoMasking.model_fields[name].default
         ]
     return warnings

@@ -21,6 +21,9 @@ from learner.records import BatchStats, Sample, balance
 from learner.worker import LearnerRank
 
 if TYPE_CHECKING:
+    from learner.agdo import Guide
+    from learner.config import AgdoConfig
+    from learner.guide import FinishedText
     from learner.sft import MaskedExample
 
 logger = logging.getLogger(__name__)
@@ -90,6 +93,17 @@ class LearnerGroup:
     def sft_evaluate(self, masked: Sequence[MaskedExample]) -> dict[str, float]:
         """The supervised loss of examples, without an update."""
         return self._supervised("sft_evaluate", masked)
+
+    def sft_guides(self, texts: Sequence[FinishedText], config: AgdoConfig) -> list[Guide]:
+        """Order and influence of finished texts under the weights as they are."""
+        num_ranks = len(self._ranks)
+        calls = [
+            handle.call("sft_guides", texts[rank::num_ranks], config, timeout_s=self._engine.timeout_s)
+            for rank, handle in enumerate(self._ranks)
+        ]
+        self._join(calls)
+        shares: list[list[Guide]] = [call.outcome() for call in calls]  # type: ignore[misc]
+        return [shares[index % num_ranks][index // num_ranks] for index in range(len(texts))]
 
     def keep_weights(self) -> Any:
         """A reference to the trained weights, gathered by all ranks and held by rank 0's node.

@@ -29,6 +29,7 @@ from cluster.run_folder import RunFolder, open_run_folder
 from cluster.sft_data import Examples
 from cluster.tracking import Status, Tracker, read_metrics, saved_run_id
 from learner import checkpoint
+from learner.agdo_sft import agdo_canvases, finished_texts, mean_statistics
 from learner.masking import blockwise_canvases, random_canvases
 from learner.sft import MaskedExample, SftExample
 from learner.sft_config import AgdoMasking, BlockwiseMasking, RandomMasking
@@ -152,7 +153,9 @@ def draw_masks(run: SftRun, examples: Sequence[SftExample]) -> tuple[list[Masked
         case BlockwiseMasking():
             return blockwise_canvases(examples, masking, seed=seed, step=run.step), {}
         case AgdoMasking():
-            raise NotImplementedError
+            guides = run.learner.sft_guides(finished_texts(examples, masking), masking)
+            masked = agdo_canvases(examples, guides, masking, seed=seed, step=run.step)
+            return masked, mean_statistics(guides)
 
 
 def save(run: SftRun) -> Path:

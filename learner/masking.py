@@ -25,13 +25,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from learner.agdo import guided_masks
+from learner.config import AgdoConfig
 from learner.plan import Canvas
 from learner.sft import MaskedExample, SftExample
 from learner.sft_config import BlockwiseMasking, RandomMasking
 
-RATES = (0.1, 0.9)
-"""Each slot of a step is masked with a rate drawn evenly from here (dLLM-RL's semi-autoregressive rule)."""
 BLOCK_LENGTH = 16
+RANDOM_MASK = AgdoConfig(num_canvases=None)
+"""How a random part of a step is drawn; nothing else of it is read here."""
 
 
 def stratified_rates(num_rates: int, *, t_min: float, t_max: float = 1.0, generator: torch.Generator) -> torch.Tensor:
@@ -78,34 +80,25 @@ def blockwise_canvases(
     masked = []
     for b, example in enumerate(examples):
         length = masking.block_length or example.block_length or BLOCK_LENGTH
-        step_T = tailed(block_index(example, length), example, masking.post_num)
-        canvases = step_canvases(step_T, np.ones(len(step_T), dtype=np.float32), generator_of(seed, step, b))
+        scored_T = scored_slots(example, masking.post_num)
+        step_T, num_steps = compressed(block_index(example, length), scored_T)
+        unit_T = np.ones(len(step_T), dtype=np.float32)
+        canvases = step_canvases(step_T, num_steps, unit_T, generator_of(seed, step, b), RANDOM_MASK)
         masked.append(MaskedExample(example, canvases))
     return masked
 
 
-def step_canvases(step_T: np.ndarray, weight_T: np.ndarray, generator: np.random.Generator) -> tuple[Canvas, ...]:
-    """One canvas a step of the step map: the mean over canvases of the weighted mean over their scored slots.
+def step_canvases(
+    step_T: np.ndarray, num_steps: int, weight_T: np.ndarray, random: np.random.Generator, config: AgdoConfig
+) -> tuple[Canvas, ...]:
+    """One canvas a step: the mean over canvases of the weighted mean over their scored slots.
 
-    `step_T` counts from 0; slots with a negative step are the tail, always masked and never scored.
+    Slots of step `num_steps` are the tail: always masked and never scored.
     """
-    num_steps = int(step_T.max(initial=-1)) + 1
-    canvases = []
-    for step in range(num_steps):
-        slot_K = random_subset(np.flatnonzero(step_T == step), generator)
-        masked_T = (step_T > step) | (step_T < 0)
-        masked_T[slot_K] = True
-        canvases.append(Canvas(masked_T, slot_K, weight_T[slot_K] / np.float32(len(slot_K) * num_steps)))
-    return tuple(canvases)
-
-
-def random_subset(slot_K: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """RandomMask of AGDO: each slot kept with a probability drawn from `RATES`; drawn again until one is kept."""
-    while True:
-        rate_K = generator.uniform(*RATES, size=len(slot_K))
-        kept_K = slot_K[generator.random(len(slot_K)) < rate_K]
-        if len(kept_K):
-            return kept_K
+    drawn = guided_masks(step_T, num_steps, random, config=config)
+    return tuple(
+        Canvas(masked_T, slot_K, weight_T[slot_K] / np.float32(len(slot_K) * len(drawn))) for masked_T, slot_K in drawn
+    )
 
 
 def block_index(example: SftExample, block_length: int) -> np.ndarray:
@@ -122,14 +115,18 @@ def block_index(example: SftExample, block_length: int) -> np.ndarray:
     return (num_prompt + slot_T) // length - num_prompt // length
 
 
-def tailed(step_T: np.ndarray, example: SftExample, post_num: int | None) -> np.ndarray:
-    """The step map with -1 at the end tokens that are not scored: those after the first one and `post_num` more."""
-    if post_num is None:
-        return step_T
-    scored_T = np.arange(len(step_T)) <= example.answer_length + post_num
-    kept_T = np.full(len(step_T), -1)
-    kept_T[scored_T] = np.unique(step_T[scored_T], return_inverse=True)[1]  # steps that lost all slots leave no gap
-    return kept_T
+def scored_slots(example: SftExample, post_num: int | None) -> np.ndarray:
+    """(T,) bool. All slots, or those up to the first end token and `post_num` more."""
+    last = len(example.tokens) if post_num is None else example.answer_length + post_num
+    return np.arange(len(example.tokens)) <= last
+
+
+def compressed(key_T: np.ndarray, scored_T: np.ndarray) -> tuple[np.ndarray, int]:
+    """Steps 0..S-1 in the order of the scored slots' keys, S for the other slots; and S."""
+    keys, step_K = np.unique(key_T[scored_T], return_inverse=True)
+    step_T = np.full(len(key_T), len(keys))
+    step_T[scored_T] = step_K
+    return step_T, len(keys)
 
 
 def generator_of(seed: int, step: int, index: int) -> np.random.Generator:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from learner.config import AgdoConfig
+
 
 class RandomMasking(BaseModel):
     """Each slot is masked with one probability t ~ U(t_min, t_max) a canvas (a block, in block-causal families)."""
@@ -42,29 +44,21 @@ class BlockwiseMasking(BaseModel):
     """End tokens after the first one that are still targets; all if not given. The rest stays masked."""
 
 
-class AgdoMasking(BaseModel):
+class AgdoMasking(AgdoConfig):
     """Attention-guided order and weights (AGDO, 2606.12273): one canvas a step of the trace, weights 1 + gamma I."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["agdo"] = "agdo"
     gamma: float = Field(default=100.0, ge=0)
     """Factor of the influence I of a slot in its weight 1 + gamma I; 0: the order alone."""
-    slots_per_step: int = Field(default=1, ge=1)
-    """Slots that get the same rank in the greedy order (n of Algorithm 1)."""
-    block_length: int | None = Field(default=None, ge=1)
-    """Slots of a block (m of Algorithm 1): blocks come left to right, the order rules inside. The whole answer if not
-    given; in block-causal families the attention block."""
-    num_canvases: int | None = Field(default=None, ge=1)
-    """Consecutive steps are merged until an example has at most so many; one canvas a step if not given."""
+    num_canvases: int | None = Field(default=39, ge=1)
+    """Consecutive steps are merged into at most so many canvases an example; none: a canvas a step."""
+    post_num: int | None = Field(default=None, ge=0)
+    """End tokens after the first one that are ordered and scored, as the answer is; all if not given (published: 16 for
+    mathematics, 0 for programs). The rest stays masked."""
     order: Literal["attention", "random"] = "attention"
-    """`random` is a control: a random order in place of the trace."""
+    """`random` is a control: a random order in place of the trace, in the same blocks."""
     weights: Literal["influence", "shuffled"] = "influence"
     """`shuffled` is a control: the influences of an example in random order."""
-    max_influence: float | None = Field(default=None, gt=0)
-    """Larger influences (attention sinks) count as this one; no bound if not given."""
-    post_num: int | None = Field(default=None, ge=0)
-    """End tokens after the first one that are still targets; all if not given. The rest stays masked."""
 
 
 def _kind_alone(given: object) -> object:

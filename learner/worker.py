@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,10 @@ from models.config import ModelConfig
 if TYPE_CHECKING:
     import torch
 
+    from learner.agdo import Guide
+    from learner.config import AgdoConfig
     from learner.engine import LearnerEngine
+    from learner.guide import FinishedText
     from learner.sft import MaskedExample
     from models import Denoiser
 
@@ -107,6 +111,25 @@ class LearnerRank:
         engine.align()
         engine.denoiser.train()
         return engine.sum_over_ranks({"loss": sum(losses)})
+
+    def sft_guides(self, texts: Sequence[FinishedText], config: AgdoConfig) -> list[Guide]:
+        """Order and influence of finished texts under the weights as they are (collective)."""
+        from learner.guide import FinishedText, guide_batches, guide_texts
+
+        engine = self._engine
+        denoiser = engine.denoiser
+        batches = guide_batches(texts, micro_batch_tokens=self._learner.engine.micro_batch_tokens)
+        found: dict[int, Guide] = {}
+        denoiser.eval()
+        # Every rank makes as many passes as the busiest one, because with ZeRO-3 all of them gather weights in each.
+        token_1 = np.array([denoiser.eos_token_id])
+        blank = FinishedText(token_1, token_1, np.ones(1, dtype=bool), 1)
+        for number in range(int(engine.max_over_ranks({"passes": float(len(batches))})["passes"])):
+            batch = batches[number] if number < len(batches) else []
+            chosen = [texts[index] for index in batch] or [blank]
+            found |= zip(batch, engine.evaluate(partial(guide_texts, denoiser, chosen, config=config)), strict=False)
+        denoiser.train()
+        return [found[index] for index in range(len(texts))]
 
     def _sft_passes(self, masked: Sequence[MaskedExample], num_examples: int) -> list[Callable[[], torch.Tensor]]:
         """The loss of each micro-batch."""

@@ -77,6 +77,18 @@ def test_resumed_run_has_the_losses_of_one_that_never_stopped(tmp_path):
     assert resumed.first == straight.first
 
 
+def test_resumed_attention_guided_run_goes_on_as_if_it_had_never_stopped(tmp_path):
+    """Masks follow from the weights too, and the weights are those of the checkpoint."""
+    settings = SFT | {"steps": 2, "masking": {"kind": "agdo", "num_canvases": 3, "gamma": 10}}
+    straight = run_sft(recipe(tmp_path, name="straight", sft=settings))
+    run_sft(recipe(tmp_path, name="stopped", sft=settings | {"steps": 1}))
+    resumed = run_sft(recipe(tmp_path, name="stopped", sft=settings), resume=True)
+    assert losses(resumed.run_dir) == losses(straight.run_dir)
+    (row, *_) = (json.loads(line) for line in (Path(straight.run_dir) / "metrics.jsonl").read_text().splitlines()[1:2])
+    assert row["sft/num_canvases"] == 3
+    assert 0 < row["sft/influence_mean"] <= row["sft/influence_max"]
+
+
 def test_several_ranks_need_ray(tmp_path):
     with pytest.raises(ValueError, match=r"num_ranks is 2 with cluster\.mode local"):
         run_sft(recipe(tmp_path, learner={"engine": {"num_ranks": 2}}))

@@ -9,10 +9,11 @@ import torch
 import rollout
 import samplers
 from learner import BatchStats, Sample, balance
+from learner.agdo_sft import agdo_canvases, finished_texts
 from learner.config import EngineConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
 from learner.masking import random_canvases
 from learner.sft import make_example
-from learner.sft_config import RandomMasking
+from learner.sft_config import AgdoMasking, RandomMasking
 from learner.worker import LearnerRank
 from models.config import LoraConfig, ModelConfig
 from tests.learner.small_models import small_denoiser
@@ -68,6 +69,18 @@ class Ranks:
         share = batch if self.world_size == 1 else (batch[:4], batch[4:])[self.rank]
         return self.worker.sft_step(share, len(batch))
 
+    def guided(self):
+        """An attention-guided update of which the last rank has one example of five, and one pass where the first has
+        two."""
+        examples, masking = [one.example for one in canvases()], AgdoMasking(num_canvases=2, gamma=1.0)
+        own = list(range(5)) if self.world_size == 1 else ([0, 1, 2, 3], [4])[self.rank]
+        texts = finished_texts([examples[i] for i in own], masking)
+        found = dict(zip(own, self.worker.sft_guides(texts, masking), strict=True))
+        # Masks belong to places in the whole batch; those of examples without a guide here are not used.
+        whole = [found.get(i, found[own[0]]) for i in range(5)]
+        drawn = agdo_canvases(examples, whole, masking, seed=0, step=0)
+        return self.worker.sft_step([drawn[i] for i in own], len(examples))
+
     def policy(self):
         """An update with a divergence term."""
         graded = samples()
@@ -81,7 +94,7 @@ class Ranks:
 def results(rank, world_size, port, model, case, folder):
     """Metrics of two updates, weights after them (on rank 0), and whether a restored rank takes the same third."""
     ranks = Ranks(rank, world_size, port, model, case)
-    metrics = ranks.supervised(), ranks.policy()
+    metrics = ranks.supervised(), ranks.policy(), ranks.guided()
     weights = ranks.weights()
     ranks.worker.save(str(Path(folder) / case))
     third = ranks.supervised()

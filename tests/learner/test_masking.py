@@ -6,15 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner.agdo import random_subset
 from learner.masking import (
+    RANDOM_MASK,
     block_index,
     blockwise_canvases,
+    compressed,
     random_canvases,
     random_mask,
-    random_subset,
+    scored_slots,
     step_canvases,
     stratified_rates,
-    tailed,
 )
 from learner.sft import make_example
 from learner.sft_config import BlockwiseMasking, RandomMasking
@@ -96,15 +98,16 @@ def test_end_tokens_past_the_scored_ones_stay_masked():
     assert all(canvas.masked_T[5] and 5 not in canvas.slot_K for canvas in masked.canvases)
     (without,) = blockwise_canvases([example()], BlockwiseMasking(block_length=2, post_num=0), seed=0, step=0)
     assert len(without.canvases) == 2  # the block of slots 4 and 5 has nothing to score
-    assert tailed(np.array([2, 0, 1, 5, 3, 4]), example(), 0).tolist() == [2, 0, 1, 3, -1, -1]
+    step_T, num_steps = compressed(np.array([2, 0, 1, 5, 3, 4]), scored_slots(example(), 0))
+    assert (step_T.tolist(), num_steps) == ([2, 0, 1, 3, 4, 4], 4)
 
 
 def test_subset_is_never_empty_and_each_slot_is_kept_half_of_the_time():
     """Per slot the rate is U(.1, .9), so it is kept with probability .5; of two slots, given that one is kept, each of
     {0}, {1}, {0, 1} has probability 1/3."""
     random = np.random.default_rng(0)
-    assert all(random_subset(np.array([4]), random).tolist() == [4] for _ in range(50))
-    counts = Counter(tuple(random_subset(np.array([0, 1]), random).tolist()) for _ in range(9000))
+    assert all(random_subset(np.array([4]), random, config=RANDOM_MASK).tolist() == [4] for _ in range(50))
+    counts = Counter(tuple(random_subset(np.array([0, 1]), random, config=RANDOM_MASK).tolist()) for _ in range(9000))
     # standard deviation of a count: sqrt(9000 * 2 / 9) = 45
     assert counts == {key: pytest.approx(3000, abs=300) for key in [(0,), (1,), (0, 1)]}
 
@@ -112,8 +115,9 @@ def test_subset_is_never_empty_and_each_slot_is_kept_half_of_the_time():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 99))
 def test_every_step_has_a_canvas_whose_later_steps_are_masked_and_earlier_ones_clean(steps, seed):
     step_T = np.unique(steps, return_inverse=True)[1]
-    canvases = step_canvases(step_T, np.ones(len(step_T), dtype=np.float32), np.random.default_rng(seed))
-    assert len(canvases) == step_T.max() + 1
+    num_steps, unit_T = int(step_T.max()) + 1, np.ones(len(step_T), dtype=np.float32)
+    canvases = step_canvases(step_T, num_steps, unit_T, np.random.default_rng(seed), RANDOM_MASK)
+    assert len(canvases) == num_steps
     for step, canvas in enumerate(canvases):
         assert set(step_T[canvas.slot_K]) == {step}
         assert canvas.masked_T[canvas.slot_K].all()
