@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import models
+from learner import sft
 from learner.engine import LearnerEngine, deepspeed_config, prepare_process
-from learner.sft import micro_batches, sft_loss
+from learner.plan import micro_batches
 from learner.worker import free_port
 from models import token_logprobs
 from models.packing import Span
@@ -87,9 +88,24 @@ def build(learner, *, lora=False):
     return LearnerEngine(denoiser, learner, total_steps=10, reference=reference)
 
 
+def sft_loss(denoiser, masked):
+    """All canvases in one pass."""
+    plan = sft.plan_masked(masked, family=denoiser.family)
+    return sft.sft_loss(denoiser, plan, range(len(plan.canvases)))
+
+
+def sft_backward(engine, masked, num_examples):
+    """Losses of several micro-batches."""
+    plan = sft.plan_masked(masked, family=engine.denoiser.family)
+
+    def compute(group):
+        return lambda: sft.sft_loss(engine.denoiser, plan, group) / num_examples
+
+    return [engine.backward(compute(group)) for group in micro_batches(plan, 40)]
+
+
 def sft_update(engine, share, num_examples):
-    for group in micro_batches(share, 40):
-        engine.backward(lambda group=group: sft_loss(engine.denoiser, group) / num_examples)
+    sft_backward(engine, share, num_examples)
     return engine.step()
 
 
@@ -101,7 +117,7 @@ def test_an_update_takes_the_gradient_of_the_whole_batch_once(stage):
     whole = sft_loss(plain, batch) / len(batch)
     whole.backward()
     norm = torch.cat([p.grad.flatten() for p in plain.parameters()]).norm()
-    losses = [engine.backward(lambda g=g: sft_loss(engine.denoiser, g) / len(batch)) for g in micro_batches(batch, 40)]
+    losses = sft_backward(engine, batch, len(batch))
     assert len(losses) > 1
     assert sum(losses) == pytest.approx(whole.item(), rel=1e-5)
     assert engine.step()["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
