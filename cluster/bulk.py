@@ -21,12 +21,13 @@ from typing import Any
 
 from cluster.actors import Launcher, wait
 from cluster.answer_file import AnswerFile, journal_of
+from cluster.bundles import Need
 from cluster.calls import CallFailure
 from cluster.config import ClusterConfig
 from cluster.errors import RunError
 from cluster.generate import PromptRow, as_json, check_rows
 from cluster.line_file import read_lines
-from cluster.placement import Need, Placement, reserve
+from cluster.placement import Placement, reserve
 from cluster.pool import POLL_S
 from cluster.preflight import check_model
 from cluster.ray_start import ray_session

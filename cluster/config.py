@@ -13,6 +13,8 @@ from models.config import ModelConfig
 from reward.config import RewardConfig, TaskConfig
 from rollout.config import EvalConfig, RolloutConfig
 
+PlacementKind = Literal["spread", "split", "colocated"]
+
 
 class ClusterConfig(BaseModel):
     """Where the actors live."""
@@ -26,6 +28,9 @@ class ClusterConfig(BaseModel):
     cluster it was submitted to, whatever stands here."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs that a Ray started here offers; all of the machine's if not given."""
+    placement: PlacementKind = "spread"
+    """Where rollout workers go: over all machines (`spread`), near the learner on GPUs of their own (`split`), or on
+    the learner's GPUs, each worker with a share of one (`colocated`)."""
     placement_timeout_s: float = Field(default=120, gt=0)
     start_timeout_s: float = Field(default=600, gt=0)
     """Deadline for an actor to load its model."""

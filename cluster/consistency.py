@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.bundles import check_placement
 from cluster.config import SftRecipe, TrainRecipe
 from cluster.recipe import Loaded
 from learner.sft_config import AgdoMasking
@@ -25,6 +26,7 @@ def check_settings(loaded: Loaded[Any]) -> list[str]:
     else:
         _check_selection(recipe)
         warnings += _sft_warnings(recipe)
+    warnings += check_placement(recipe, is_given=loaded.origin("cluster.placement") != "default")
     num_steps = recipe.steps if isinstance(recipe, TrainRecipe) else recipe.sft.steps
     warmup = recipe.learner.optimizer.warmup_steps
     if warmup >= num_steps:

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.bundles import Group, Need, amounts, counted, groups_of
 from cluster.consistency import check_settings
 from cluster.memory import PUBLISHED, Footprint, footprints
-from cluster.placement import Need
 from cluster.preflight import actor_needs, is_hub_id, num_cpus, num_gpus, start_problems
 from cluster.recipe import Loaded, Setting
 from learner.worker import NEW_TINY
@@ -33,6 +33,8 @@ class Plan:
     settings: Sequence[Setting]
     needs: Sequence[Need]
     """Empty in local mode."""
+    groups: Sequence[Group]
+    """What is reserved together."""
     memory: Sequence[Footprint]
     """Empty where the sizes of the model are not known here."""
     warnings: Sequence[str]
@@ -49,9 +51,11 @@ def plan(loaded: Loaded[Any]) -> Plan:
         warnings.append(
             f"the sizes of {recipe.model.path} are not known here, so there is no memory estimate; give a local folder"
         )
+    needs = actor_needs(recipe)
     return Plan(
         settings=loaded.settings(),
-        needs=actor_needs(recipe),
+        needs=needs,
+        groups=groups_of(needs, recipe.cluster.placement),
         memory=footprints(recipe, config) if config is not None else [],
         warnings=warnings,
         problems=start_problems(recipe),
@@ -82,6 +86,7 @@ def show(plan: Plan, console: Console, *, source: Path) -> None:
     console.print(_settings_table(plan.settings))
     if plan.needs:
         console.print(_placement_table(plan.needs))
+        console.print(_bundle_table(plan.groups))
     else:
         console.print(Text("placement: cluster.mode local, everything in one process"))
     if plan.memory:
@@ -111,15 +116,22 @@ def shown(value: Any) -> str:
 
 
 def _placement_table(needs: Sequence[Need]) -> Table:
-    table = Table(
-        "actors", "count", "CPU each", "GPU each", "strategy", title="placement", title_justify="left", box=None
-    )
+    table = Table("actors", "count", "CPU each", "GPU each", title="placement", title_justify="left", box=None)
     for need in needs:
-        table.add_row(need.role, str(need.count), f"{need.num_cpus:g}", f"{need.num_gpus:g}", need.strategy)
+        table.add_row(need.role, str(need.count), f"{need.num_cpus:g}", f"{need.num_gpus:g}")
     cpus = sum(need.count * need.num_cpus for need in needs)
     gpus = sum(need.count * need.num_gpus for need in needs)
-    table.add_row("together", "", f"{cpus:g}", f"{gpus:g}", "", style="bold")
-    table.add_row("this machine", "", str(num_cpus()), str(num_gpus()), "", style="dim")
+    table.add_row("together", "", f"{cpus:g}", f"{gpus:g}", style="bold")
+    table.add_row("this machine", "", str(num_cpus()), str(num_gpus()), style="dim")
+    return table
+
+
+def _bundle_table(groups: Sequence[Group]) -> Table:
+    table = Table("on one machine", "reserves", "count", "placed", title="bundles", title_justify="left", box=None)
+    placed = {"PACK": "on as few machines as possible", "SPREAD": "over as many machines as there are"}
+    for group in groups:
+        for name, count, bundle in counted(group):
+            table.add_row(name, amounts(bundle.resources), str(count), placed[group.strategy])
     return table
 
 

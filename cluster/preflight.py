@@ -23,7 +23,7 @@ from rollout.records import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from cluster.placement import Need
+    from cluster.bundles import Need
 
 Recipe = TrainRecipe | SftRecipe
 NUM_GENERATED = 256
@@ -34,18 +34,18 @@ def check_machine(recipe: Recipe) -> None:
     """Refuse a run that a Ray started on this machine could never place; a running cluster is asked on joining."""
     import ray
 
-    from cluster.placement import check_room
+    from cluster.bundles import check_room
     from cluster.ray_start import cluster_address
 
     if ray.is_initialized() or cluster_address(recipe.cluster) != "local":
         return
     room = {"CPU": float(recipe.cluster.num_cpus or num_cpus()), "GPU": float(num_gpus())}
-    check_room(actor_needs(recipe), {"this machine": room})
+    check_room(actor_needs(recipe), {"this machine": room}, recipe.cluster.placement)
 
 
 def actor_needs(recipe: Recipe) -> list[Need]:
     """Actors that a recipe starts; none in local mode."""
-    from cluster.placement import learner_need, train_needs
+    from cluster.bundles import learner_need, train_needs
 
     if recipe.cluster.mode == "local":
         return []

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.actors import Launcher
+from cluster.bundles import learner_need
 from cluster.config import SftRecipe
 from cluster.evaluate import evaluate
 from cluster.learner_group import LearnerGroup
 from cluster.logs import log_file
 from cluster.metrics import eval_metrics
-from cluster.placement import Placement, learner_need, reserve
+from cluster.placement import Placement, reserve
 from cluster.progress import Progress
 from cluster.ray_start import ray_session
 from cluster.run_folder import RunFolder, open_run_folder

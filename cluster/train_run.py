@@ -17,6 +17,7 @@ import ray
 
 from cluster.actors import Launcher
 from cluster.buffer import GroupBuffer
+from cluster.bundles import train_needs
 from cluster.checkpointing import RunState, newest
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
@@ -25,7 +26,7 @@ from cluster.learner_group import LearnerGroup
 from cluster.logs import log_file
 from cluster.loop import TrainRun, train
 from cluster.memory import BYTES
-from cluster.placement import Placement, check_store, reserve, train_needs
+from cluster.placement import Placement, check_store, reserve
 from cluster.preflight import check_all
 from cluster.progress import Progress
 from cluster.ray_start import ray_session
@@ -175,7 +176,10 @@ def _placement(recipe: TrainRecipe) -> Iterator[Placement]:
     if recipe.cluster.mode == "local":
         yield Placement()
         return
-    with reserve(recipe.name, train_needs(recipe), timeout_s=recipe.cluster.placement_timeout_s) as placement:
+    cluster = recipe.cluster
+    with reserve(
+        recipe.name, train_needs(recipe), timeout_s=cluster.placement_timeout_s, kind=cluster.placement
+    ) as placement:
         yield placement
 
 

@@ -3,8 +3,9 @@
 import pytest
 import ray
 
-from cluster.config import TrainRecipe
-from cluster.placement import Need, PlacementError, check_room, reserve, train_needs
+from cluster.bundles import Need, PlacementError, check_placement, check_room, groups_of, train_needs
+from cluster.config import SftRecipe, TrainRecipe
+from cluster.placement import reserve
 
 RECIPE = {"tasks": [{"name": "arithmetic"}]}
 
@@ -49,6 +50,90 @@ def test_an_actor_larger_than_every_node_is_refused_although_the_sum_fits():
 
 def test_what_just_fits_is_accepted():
     check_room(needs(), {"a": {"CPU": 2.25}})
+
+
+def bundles(kind, **sections):
+    """Strategy, and actors and resources of each bundle, of every group."""
+    found = needs(cluster={"placement": kind}, **sections)
+    return [
+        (group.strategy, [(str(bundle), dict(bundle.resources)) for bundle in group.bundles])
+        for group in groups_of(found, kind)
+    ]
+
+
+ON_GPUS = {
+    "learner": {"engine": {"num_ranks": 2, "gpus_per_rank": 0.6}},
+    "rollout": {"num_workers": 3, "gpus_per_worker": 0.2},
+}
+
+
+def test_spread_keeps_the_learner_together_and_rollouts_apart():
+    learner, rollout = {"CPU": 1, "GPU": 0.6}, {"CPU": 1, "GPU": 0.2}
+    rollouts = [(f"rollout-{number}", rollout) for number in range(3)]
+    assert bundles("spread", **ON_GPUS) == [
+        ("PACK", [("learner-0", learner), ("learner-1", learner)]),
+        ("SPREAD", [*rollouts, ("grader-0", {"CPU": 0.25})]),
+    ]
+
+
+def test_split_packs_rollouts_beside_the_learner_on_resources_of_their_own():
+    (pack, together), (spread, graders) = bundles("split", **ON_GPUS)
+    assert (pack, [name for name, _ in together]) == (
+        "PACK",
+        ["learner-0", "learner-1", "rollout-0", "rollout-1", "rollout-2"],
+    )
+    assert (spread, graders) == ("SPREAD", [("grader-0", {"CPU": 0.25})])
+
+
+def test_colocated_workers_take_turns_at_the_bundles_of_the_ranks():
+    # 0.6 + 2 * 0.2 and 0.6 + 0.2 of a GPU; three CPUs and two
+    assert bundles("colocated", **ON_GPUS)[0] == (
+        "PACK",
+        [
+            ("learner-0 with rollout-0 with rollout-2", {"CPU": 3, "GPU": 1.0}),
+            ("learner-1 with rollout-1", {"CPU": 2, "GPU": 0.8}),
+        ],
+    )
+
+
+def test_colocated_bundles_have_to_fit_a_node_as_a_whole():
+    wanted = needs(cluster={"placement": "colocated"}, **ON_GPUS)
+    check_room(wanted, {"a": {"CPU": 3.0, "GPU": 1.0}, "b": {"CPU": 3.0, "GPU": 1.0}}, "colocated")
+    with pytest.raises(PlacementError, match="no node has 3 CPU, 1 GPU for one learner with 2 rollout"):
+        check_room(wanted, {"a": {"CPU": 2.0, "GPU": 1.0}, "b": {"CPU": 5.0, "GPU": 0.8}}, "colocated")
+
+
+@pytest.mark.parametrize(
+    ("shares", "text"),
+    [
+        ((0.6, 0.5), "one rank and 1 of 2 rollout workers would take 1.1 of one GPU"),
+        ((1, 0), "both must have a share of the GPU"),
+        ((0, 0.5), "both must have a share of the GPU"),
+    ],
+)
+def test_colocated_shares_that_cannot_be_are_refused(shares, text):
+    recipe = TrainRecipe.model_validate(
+        RECIPE
+        | {
+            "learner": {"engine": {"num_ranks": 2, "gpus_per_rank": shares[0]}},
+            "rollout": {"num_workers": 2, "gpus_per_worker": shares[1]},
+            "cluster": {"placement": "colocated"},
+        }
+    )
+    with pytest.raises(ValueError, match=text):
+        check_placement(recipe, is_given=True)
+
+
+def test_a_placement_without_effect_is_a_warning():
+    local = TrainRecipe.model_validate(RECIPE | {"cluster": {"mode": "local", "placement": "split"}})
+    (warning,) = check_placement(local, is_given=True)
+    assert "no effect with cluster.mode 'local'" in warning
+    sft = SftRecipe.model_validate(RECIPE | {"cluster": {"placement": "split"}})
+    (warning,) = check_placement(sft, is_given=True)
+    assert "no rollout workers" in warning
+    assert check_placement(local, is_given=False) == []
+    on_cpus = TrainRecipe.model_validate(RECIPE | {"cluster": {"placement": "colocated"}})
+    assert check_placement(on_cpus, is_given=True) == []
 
 
 @pytest.mark.ray

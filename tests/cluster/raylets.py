@@ -1,0 +1,118 @@
+"""Clusters of several raylets on one machine, in a process of their own: the tests' own process is in another cluster.
+
+`python -m tests.cluster.raylets WHAT FOLDER` prints one JSON line.
+"""
+
+import json
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import ray
+
+from cluster.actors import Launcher
+from cluster.bundles import Need
+from cluster.calls import ActorSpec
+from cluster.placement import reserve
+
+WAIT_S = 180
+
+
+class Where:
+    """Tells where it lives."""
+
+    def place(self):
+        context = ray.get_runtime_context()
+        return context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
+
+
+@contextmanager
+def raylets(*nodes):
+    """A cluster with a raylet for each set of resources, the first being the head's; this process is its driver."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        added = [cluster.add_node(include_dashboard=False, object_store_memory=200 * 2**20, **node) for node in nodes]
+        cluster.wait_for_nodes(timeout=WAIT_S)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster, added
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def places(kind, *needs):
+    """Node and GPUs of every actor that is placed so."""
+    needs = [Need(role, count, 1, gpus, strategy, "") for role, count, gpus, strategy in needs]
+    launcher = Launcher(mode="ray")
+    with ExitStack() as stack:
+        placement = stack.enter_context(reserve("test", needs, timeout_s=WAIT_S, kind=kind))
+        actors = {}
+        for need in needs:
+            for number in range(need.count):
+                place = placement.bundle(need.role, number)
+                spec = ActorSpec(f"{need.role}-{number}", Where, num_cpus=1, num_gpus=need.num_gpus, bundle=place)
+                actors[spec.name] = launcher.launch(spec)
+        found = {name: actor.call("place", timeout_s=WAIT_S) for name, actor in actors.items()}
+        found = {name: future.result() for name, future in found.items()}
+        for actor in actors.values():
+            actor.kill()
+    return found
+
+
+def placement(folder):
+    """Every kind on two nodes of four CPUs and two GPUs each; the GPUs are only counted."""
+    with raylets({"num_cpus": 4, "num_gpus": 2}, {"num_cpus": 4, "num_gpus": 2}):
+        return {
+            "colocated": places("colocated", ("learner", 2, 0.5, "PACK"), ("rollout", 2, 0.5, "PACK")),
+            "split": places("split", ("learner", 1, 1, "PACK"), ("rollout", 1, 1, "PACK")),
+            "spread": places("spread", ("learner", 1, 1, "PACK"), ("rollout", 2, 1, "SPREAD")),
+        }
+
+
+def death(folder):
+    """A training run that loses the second node's raylet, with the rollout worker there, after its second step."""
+    from cluster.config import TrainRecipe
+    from cluster.tracking import read_metrics
+    from cluster.train_run import run_train
+
+    recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
+    metrics = Path(recipe.runs_dir) / recipe.name / "metrics.jsonl"
+
+    with raylets({"num_cpus": 3}, {"num_cpus": 1}) as (cluster, (_, second)):
+        lost = []
+
+        def lose_node():
+            until = time.monotonic() + WAIT_S
+            while not (metrics.is_file() and '"train/loss"' in metrics.read_text()):
+                if time.monotonic() > until:
+                    return
+                time.sleep(0.05)
+            lost.append(sum(node["Alive"] for node in ray.nodes()))
+            cluster.remove_node(second, allow_graceful=False)
+
+        killer = threading.Thread(target=lose_node, daemon=True)
+        killer.start()
+        summary = run_train(recipe)
+        killer.join(timeout=WAIT_S)
+        until = time.monotonic() + WAIT_S
+        while len(alive := [node for node in ray.nodes() if node["Alive"]]) > 1 and time.monotonic() < until:
+            time.sleep(0.2)
+        rows = [row for row in read_metrics(summary.run_dir) if "prompts/trained" in row]
+        return {
+            "steps_done": summary.steps_done,
+            "nodes_before": lost,
+            "nodes_after": len(alive),
+            "trained": rows[-1]["prompts/trained"],
+            "drawn": rows[-1]["prompts/drawn"],
+            "failed": rows[-1]["prompts/failed"],
+            "restarts": max(row["pool/restarts"] for row in rows),
+        }
+
+
+if __name__ == "__main__":
+    what = {"placement": placement, "death": death}[sys.argv[1]]
+    print(json.dumps(what(Path(sys.argv[2]))), flush=True)
