@@ -14,6 +14,7 @@ import { connectTheme } from "./theme.js";
 const $ = (id) => document.getElementById(id);
 const player = new Player();
 let samplers = [];
+let models = [];
 let views = [];
 let abort = null;
 
@@ -144,20 +145,32 @@ function describeSamplers() {
 
 async function load() {
   try {
-    const [models, list] = await Promise.all([getJson("/v1/models"), getJson("/v1/samplers")]);
-    samplers = list.data ?? list.samplers;
+    const [served, list] = await Promise.all([getJson("/v1/models"), getJson("/v1/samplers")]);
+    models = served.data;
+    samplers = list.data;
     const names = samplers.map((sampler) => sampler.name);
     $("sampler").replaceChildren(...names.map((name) => new Option(name, name)));
     $("rival").replaceChildren(new Option("nothing", ""), ...names.map((name) => new Option(name, name)));
     if (names.includes("confidence")) $("sampler").value = "confidence";
-    $("model").replaceChildren(...models.data.map((model) => new Option(model.id, model.id)));
-    $("model-field").hidden = models.data.length < 2;
-    $("model-name").textContent = models.data.length === 1 ? models.data[0].id : "";
+    $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
+    $("model-field").hidden = models.length < 2;
+    $("model-name").textContent = models.length === 1 ? models[0].id : "";
+    fitModel();
     $("error").hidden = true;
     describeSamplers();
   } catch (error) {
     showError(error);
   }
+}
+
+/** What the chosen model can do; of one that is not loaded yet the server does not know. */
+function fitModel() {
+  const model = models.find(({ id }) => id === $("model").value);
+  const infill = document.querySelector("input[name=mode][value=infill]");
+  infill.disabled = model?.can_infill === false;
+  infill.parentElement.title = infill.disabled ? "This model cannot fill holes" : "";
+  if (infill.disabled && infill.checked) document.querySelector("input[name=mode][value=answer]").click();
+  if (model?.max_length) $("slots").max = Math.min(model.max_new_tokens, model.max_length);
 }
 
 function choose(example) {
@@ -185,6 +198,7 @@ function connect() {
   $("stop").addEventListener("click", () => abort?.abort());
   $("sampler").addEventListener("change", describeSamplers);
   $("rival").addEventListener("change", describeSamplers);
+  $("model").addEventListener("change", fitModel);
   for (const id of ["prompt", "infill", "slots", "block"]) {
     $(id).addEventListener("input", () => {
       clearFieldErrors();

@@ -2,6 +2,9 @@
 
 const END = /^<\|?(eos|end|endoftext|end_of_text|im_end|eot_id|eot)\|?>$|^<\/s>$|^\[EOS\]$|^$/i;
 
+/** Characters of a prompt above which the canvas shows its end only, so that the answer stays in view. */
+const LONG = 600;
+
 export class Canvas {
   constructor(element, lane) {
     this.element = element;
@@ -28,7 +31,9 @@ export class Canvas {
     if (part.slots === undefined) {
       const given = document.createElement("span");
       given.className = "given";
-      given.textContent = part.text;
+      const isLong = this.lane.prompt && part.text.length > LONG;
+      given.textContent = isLong ? `… ${part.text.slice(-LONG / 2)}` : part.text;
+      if (isLong) given.title = part.text;
       return [given];
     }
     return Array.from({ length: part.slots }, () => this.#tile());

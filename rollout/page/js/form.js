@@ -2,6 +2,7 @@
 
 import { chosenOptions } from "./sampler_options.js";
 import { partsOf, segmentsOf } from "./infill.js";
+import { slotCount } from "./lane.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -18,14 +19,11 @@ const PLACES = {
 /** One request a sampler, with the parts of its canvas. Throws `{param, message}` for what the page can know itself. */
 export function requestsOf(samplers) {
   const infill = mode() === "infill";
-  const parts = infill ? partsOf($("infill").value) : [{ text: $("prompt").value }, { slots: whole("slots") }];
-  if (infill && !parts.some((part) => part.slots)) {
-    throw { param: "segments", message: "There is no hole. Select some of the text and make it a hole." };
-  }
-  if (!infill && !$("prompt").value) throw { param: "prompt", message: "Write a prompt, or choose an example." };
-  if (!infill && !whole("slots")) throw { param: "max_new_tokens", message: "Slots must be a whole number from 1 on." };
+  const parts = infill ? partsOf($("infill").value) : [{ text: $("prompt").value }, { slots: whole("slots") ?? 0 }];
+  if (infill) checkHoles(parts);
+  else checkPrompt();
   const shared = {
-    ...(infill ? { segments: segmentsOf(parts) } : { prompt: $("prompt").value, num_samples: 1, max_new_tokens: whole("slots") }),
+    ...(infill ? { segments: segmentsOf(parts) } : { ...question(), num_samples: 1, max_new_tokens: whole("slots") }),
     ...optional("block_length", whole("block")),
     ...optional("steps", whole("steps")),
     ...optional("top_p", $("top-p").value === "" ? null : Number($("top-p").value)),
@@ -45,6 +43,32 @@ export function requestsOf(samplers) {
       prompt: infill ? "" : $("prompt").value,
     },
   }));
+}
+
+function checkHoles(parts) {
+  const count = slotCount(parts);
+  if (!count) fail("segments", "There is no hole. Select some of the text and make it a hole.");
+  if (count > limit()) fail("segments", `The holes have ${count} slots together; this model takes up to ${limit()}.`);
+}
+
+function checkPrompt() {
+  if (!$("prompt").value) fail("prompt", "Write a prompt, or choose an example.");
+  const slots = whole("slots") ?? 0;
+  if (slots < 1 || slots > limit()) fail("max_new_tokens", `Slots must be a whole number from 1 to ${limit()}.`);
+}
+
+function fail(param, message) {
+  throw { param, message };
+}
+
+/** Slots that the model takes, as far as the server has told. */
+function limit() {
+  return Number($("slots").max) || 4096;
+}
+
+function question() {
+  const text = $("prompt").value;
+  return $("chat").checked ? { messages: [{ role: "user", content: text }] } : { prompt: text };
 }
 
 export function mode() {

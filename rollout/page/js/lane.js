@@ -7,7 +7,8 @@ export function slotCount(parts) {
 
 export class Lane {
   constructor({ sampler, exact = null, parts, blockLength = null, prompt = "" }) {
-    Object.assign(this, { sampler, exact, parts, blockLength, prompt });
+    Object.assign(this, { sampler, exact, parts, prompt });
+    this.blockLength = blockLength > 0 ? blockLength : null;
     this.numSlots = slotCount(parts);
     this.commits = [];
     this.bySlot = new Map();
