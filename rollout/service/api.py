@@ -27,6 +27,11 @@ from rollout.service.work import Accepted, Backend, Done, Job, ModelCard, Refuse
 PAGE = Path(__file__).resolve().parent.parent / "page"
 Grade = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """(task of the body, answer) -> `{"value"}` or `{"failed"}`; raises ValueError for a task that is not known."""
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may load: its own files and nothing inline, so that a model's text can never run as code."""
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
@@ -145,7 +150,8 @@ class _Routes:
         """The page on which a person watches the model."""
         if not (PAGE / "index.html").is_file():
             raise ApiError(404, "this server has no page; the interface is under /v1", code="not_found")
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _PAGE_POLICY}
+        return FileResponse(PAGE / "index.html", headers=headers)
 
     # ---- OpenAI's form
 

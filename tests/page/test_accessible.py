@@ -136,7 +136,15 @@ def test_everything_comes_from_the_server_itself(page):
     assert addresses == ["http://www.w3.org/2000/svg"], "the name of SVG is the one address in the files"
 
 
-def test_page_runs_under_a_policy_without_inline_code():
+def test_page_runs_under_a_policy_without_inline_code(page):
+    page.open().run()
+    assert page.complaints() == []
+    policy = page.browser.execute_async_script(
+        "const done = arguments[0]; fetch('/').then((r) => done(r.headers.get('content-security-policy')))"
+    )
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
     class Inline(HTMLParser):
         def __init__(self):
             super().__init__()
