@@ -66,19 +66,35 @@ class Launcher:
 
 
 def wait(futures: Sequence[Future], *, timeout_s: float) -> tuple[list[Future], list[Future]]:
-    """Splits calls into ended (or late) and running; waits for the first to end, at most `timeout_s`."""
-    remote = [future for future in futures if isinstance(future, RayFuture)]
+    """Splits calls into ended (or late) and running; waits for the first to end, at most `timeout_s`.
+
+    Ray is asked about all calls at once: to ask about each of some thousand takes fifty times as long.
+    """
     until = time.monotonic() + timeout_s
-    while remote and not any(future.is_done() for future in futures) and time.monotonic() < until:
+    running = [future for future in futures if isinstance(future, RayFuture)]
+    others_ended = any(future.is_done() for future in futures if not isinstance(future, RayFuture))
+    ended = _ended(running)
+    while running and not ended and not others_ended and time.monotonic() < until:
         # Ray may come back a little before its timeout, hence the loop and the least wait.
-        until_late = min(future.remaining_s for future in remote)
+        until_late = min(future.remaining_s for future in running)
         timeout = max(0.001, min(until - time.monotonic(), until_late))
-        ray.wait([future.ref for future in remote], timeout=timeout, fetch_local=False)
-    ended = [future.is_done() for future in futures]
+        ray.wait([future.ref for future in running], timeout=timeout, fetch_local=False)
+        ended = _ended(running)
+    is_ended = [future in ended if isinstance(future, RayFuture) else future.is_done() for future in futures]
     return (
-        [future for future, is_done in zip(futures, ended, strict=True) if is_done],
-        [future for future, is_done in zip(futures, ended, strict=True) if not is_done],
+        [future for future, is_done in zip(futures, is_ended, strict=True) if is_done],
+        [future for future, is_done in zip(futures, is_ended, strict=True) if not is_done],
     )
+
+
+def _ended(futures: Sequence[RayFuture]) -> set[RayFuture]:
+    """The calls that have ended or are late."""
+    if not futures:
+        return set()
+    refs = list(dict.fromkeys(future.ref for future in futures))
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+    known = set(ready)
+    return {future for future in futures if future.ref in known or future.remaining_s == 0.0}
 
 
 class Shell:

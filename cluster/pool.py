@@ -149,10 +149,11 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def collect(self) -> list[tuple[Item, Result | CallFailure]]:
         """What has ended since the last time, without waiting; gives free workers their next work."""
+        done = {id(future) for future in wait(self.futures(), timeout_s=0)[0]}
         for member in self._members:
-            if member.preparation:
+            if member.preparation and id(member.preparation[-1]) in done:
                 self._check_preparation(member)
-            if member.call and member.call[0].is_done():
+            if member.call and id(member.call[0]) in done:
                 self._end_call(member, *member.call)
         self._dispatch()
         ended, self._ended = self._ended, []
@@ -199,9 +200,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
         member.preparation, member.since = preparation, time.monotonic()
 
     def _check_preparation(self, member: Member[Item]) -> None:
-        """Ready, not yet, or failed; the last call answers only after the ones before it."""
-        if not member.preparation[-1].is_done():
-            return
+        """Ready or failed, now that the last call has answered; it does so only after the ones before it."""
         answers = [future.outcome() for future in member.preparation]
         member.preparation = []
         failure = next((answer for answer in answers if isinstance(answer, CallFailure)), None)
