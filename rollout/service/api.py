@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,8 +26,6 @@ from rollout.service.schemas import ChatBody, CompletionBody, InfillBody, Rollou
 from rollout.service.work import Accepted, Backend, Done, Job, ModelCard, Refused, Stepped
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
-Grade = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
-"""(task of the body, answer) -> `{"value"}` or `{"failed"}`; raises ValueError for a task that is not known."""
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -45,7 +44,7 @@ def build_app(
     backend: Backend,
     config: ServiceConfig,
     *,
-    api_key: str | None = None,
+    key_digest: bytes | None = None,
     grade: Grade | None = None,
     lifespan: Lifespan | None = None,
 ) -> App:
@@ -63,7 +62,20 @@ def build_app(
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )
-    return Gate(api, limits=config.limits, api_key=api_key, metrics=metrics)
+    return Gate(api, limits=config.limits, key_digest=key_digest, metrics=metrics)
+
+
+@runtime_checkable
+class Grade(Protocol):
+    """Grades answers of `/v1/rollouts` with a task."""
+
+    def check(self, task: Mapping[str, Any]) -> None:
+        """Raise ValueError for a task that cannot be graded here."""
+        ...
+
+    def __call__(self, task: Mapping[str, Any], text: str) -> Mapping[str, Any]:
+        """Verdict on an answer; called in a thread."""
+        ...
 
 
 class _Routes:
@@ -285,9 +297,15 @@ class _Routes:
     def _check_task(self, task: Mapping[str, Any]) -> None:
         if self._grade is None:
             raise ApiError(400, "this server grades no answers; leave out task", code="no_grader", param="task")
+        try:
+            self._grade.check(task)
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_value", param="task") from None
 
     async def _graded(self, answer: dict[str, Any], task: Mapping[str, Any] | None) -> dict[str, Any]:
-        return answer
+        if task is None or self._grade is None:
+            return answer
+        return answer | {"reward": dict(await asyncio.to_thread(self._grade, task, answer["text"]))}
 
 
 async def _with_errors(first: bytes, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:

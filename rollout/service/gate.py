@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import hmac
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from rollout.service.config import Limits
 from rollout.service.errors import ApiError
@@ -32,13 +35,14 @@ _SAFE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-refe
 class Gate:
     """ASGI middleware around the application.
 
-    `api_key`: what clients must send as `Authorization: Bearer <key>`; None lets everybody in. The page and the health
-    check are open, all else is not.
+    `key_digest`: SHA-256 of what clients must send as `Authorization: Bearer <key>`; the key itself is kept nowhere.
+    The page and the health check are open, all else is not. Without a key only requests of this machine are answered,
+    and only under its loopback names, so that no web page can pass for them.
     """
 
-    def __init__(self, app: App, *, limits: Limits, api_key: str | None, metrics: Metrics) -> None:
+    def __init__(self, app: App, *, limits: Limits, key_digest: bytes | None, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
-        self._key = None if api_key is None else api_key.encode()
+        self._key_digest = key_digest
         self._under_way = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -81,12 +85,14 @@ class Gate:
 
     def _check_key(self, scope: Message) -> None:
         path = scope["path"]
-        if self._key is None or path in _OPEN or path.startswith(_OPEN_FOLDER):
+        if self._key_digest is None:
+            _check_loopback(scope)
             return
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = given.partition(b" ")
-        # Both parts are looked at whatever the first says, in a time that does not depend on where they differ.
-        right = hmac.compare_digest(key.strip(), self._key)
+        if path in _OPEN or path.startswith(_OPEN_FOLDER):
+            return
+        kind, _, key = _header(scope, b"authorization").partition(b" ")
+        # In a time that does not depend on where they differ, nor on the length of the key.
+        right = hmac.compare_digest(hashlib.sha256(key.strip()).digest(), self._key_digest)
         if not (right and kind.lower() == b"bearer"):
             raise ApiError(
                 401, "this server needs its key: send the header Authorization: Bearer <key>", code="invalid_api_key"
@@ -95,7 +101,7 @@ class Gate:
     async def _body(self, scope: Message, receive: Receive) -> bytes | None:
         """The whole body, within the limits; None if the client went away."""
         limit = self._limits.max_body_bytes
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        declared = _header(scope, b"content-length")
         if declared.isdigit() and int(declared[:20]) > limit:
             raise _too_long(limit)
         parts, size = [], 0
@@ -162,6 +168,28 @@ class _Answer:
 async def _refuse(error: ApiError, scope: Message, receive: Receive, answer: _Answer) -> None:
     if not answer.has_begun:
         await error.response()(scope, receive, answer)
+
+
+def _header(scope: Message, wanted: bytes) -> bytes:
+    """First value of a header; empty where there is none."""
+    return next((bytes(value) for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _check_loopback(scope: Message) -> None:
+    """Refuse what came from elsewhere, or under a name that is not this machine's own."""
+    server = (scope.get("server") or ("",))[0]
+    name = urlsplit(f"//{_header(scope, b'host').decode('latin-1')}").hostname or server
+    if not (is_loopback(str(server)) and is_loopback(name)):
+        why = "this server has no key, so it answers this machine only, as localhost; start it with a key to open it"
+        raise ApiError(403, why, code="loopback_only")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _too_long(limit: int) -> ApiError:

@@ -152,7 +152,7 @@ class ModelHost:
 
     async def _load(self, name: str) -> Served:
         await self._make_room()
-        denoiser = await asyncio.to_thread(self._read, name)
+        denoiser = await asyncio.to_thread(self.read, self.sources[name])
         engine = LiveEngine(
             denoiser,
             max_batch_tokens=self._config.max_batch_tokens,
@@ -162,17 +162,17 @@ class ModelHost:
         self._served[name] = Served(name, denoiser, EngineLoop(engine, name=f"engine-{name}"))
         return self._served[name]
 
-    def _read(self, name: str) -> Denoiser:
+    def read(self, path: str) -> Denoiser:
+        """A model from a folder, ready to answer; an adapter shares its base with a loaded model of the same base."""
         import torch
 
         import models
 
         torch.set_num_threads(self._config.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        path = self.sources[name]
         denoiser = models.load(path, dtype=getattr(torch, self._config.dtype), device=device)
         if denoiser.tokenizer is None:
-            raise ValueError(f"model {name!r} has no tokenizer files; it cannot be served")
+            raise ValueError(f"{path} has no tokenizer files; it cannot be served")
         for served in list(self._served.values()):
             if _is_adapter(path) and served.denoiser.source == denoiser.source:
                 _share_weights(denoiser, served.denoiser)

@@ -7,14 +7,17 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from rollout.service.api import Grade, build_app
 from rollout.service.config import EngineConfig, ServiceConfig
+from rollout.service.follow import Follower
 from rollout.service.gate import App
 from rollout.service.host import ModelHost
+from rollout.service.keys import digest_of
 
 KEEP_ALIVE_S = 5
 HEADER_BYTES = 16384
@@ -26,6 +29,7 @@ def local_app(
     engine: EngineConfig | None = None,
     service: ServiceConfig | None = None,
     api_key: str | None = None,
+    follow: Path | None = None,
     grade: Grade | None = None,
 ) -> tuple[App, ModelHost]:
     """The application around an engine in this process, and its host."""
@@ -34,11 +38,16 @@ def local_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await host.start()
+        tasks = [] if follow is None else [asyncio.create_task(Follower(host, next(iter(models)), follow).run())]
         yield
+        for task in tasks:
+            task.cancel()
         for name in list(host.sources):
             await host.unload(name)
 
-    return build_app(host, service or ServiceConfig(), api_key=api_key, grade=grade, lifespan=lifespan), host
+    return build_app(
+        host, service or ServiceConfig(), key_digest=digest_of(api_key), grade=grade, lifespan=lifespan
+    ), host
 
 
 def server_of(app: App, *, host: str, port: int) -> uvicorn.Server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -114,6 +115,7 @@ class EngineLoop:
         """Numbers as of the last step."""
         return EngineState(
             replica,
+            pid=os.getpid(),
             active=self.engine.num_active,
             waiting=self.engine.num_waiting,
             steps=self._steps,

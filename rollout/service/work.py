@@ -125,6 +125,7 @@ class EngineState:
     """Numbers of one engine, for `/metrics` and for the choice of a replica."""
 
     replica: str = "local"
+    pid: int = 0
     active: int = 0
     waiting: int = 0
     steps: int = 0
