@@ -6,6 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+MIN_TEMPERATURE = 1e-4
+"""Below it, and not 0, logits leave the range of float32."""
+MIN_TOP_P = 1e-6
+"""Below it a nucleus is empty in float32."""
+
 
 def sequence_seed(seed: int, *key: int | str) -> int:
     """Derive the 63-bit seed of one sequence from the run's seed and whatever names the sequence.
@@ -69,10 +74,12 @@ class Request:
                 f"{name} has {len(self.prompt_tokens)} tokens and max_new_tokens is {self.max_new_tokens}: together "
                 f"{length}, but the model's window is {max_length}. Shorten the prompt or lower max_new_tokens."
             )
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if not (self.temperature == 0 or self.temperature >= MIN_TEMPERATURE):
+            raise ValueError(
+                f"temperature is {self.temperature}; it must be 0 (greedy), or {MIN_TEMPERATURE:g} or more"
+            )
+        if not MIN_TOP_P <= self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 ({MIN_TOP_P:g} or more) and at most 1")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or 0 for the whole vocabulary")
         if self.steps is not None and self.steps < 1:

@@ -55,6 +55,7 @@ def build_app(
     api.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]
     api.add_exception_handler(ApiError, _on_error)  # type: ignore[arg-type]
     api.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
+    api.add_exception_handler(Exception, _on_failure)
     if config.cors_origins:
         api.add_middleware(
             CORSMiddleware,
@@ -151,7 +152,7 @@ class _Routes:
         """Whether requests can be answered."""
         states = await self._backend.states()
         healthy = all(state.is_healthy for state in states)
-        status = "ok" if healthy else "an engine failed in its last step"
+        status = "ok" if healthy else "the steps of an engine fail"
         return JSONResponse({"status": status, "engines": len(states)}, status_code=200 if healthy else 503)
 
     async def metrics(self) -> Response:
@@ -340,6 +341,11 @@ async def _on_invalid(request: Request, error: RequestValidationError) -> Respon
 
 async def _on_error(request: Request, error: ApiError) -> Response:
     return error.response()
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    """The cause goes to the log only, by the gate: a traceback tells paths."""
+    return ApiError(500, "the server failed on this request; its log says why", code="internal_error").response()
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:

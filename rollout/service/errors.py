@@ -19,7 +19,7 @@ _STATUS_OF = {
     "overloaded": (503, "engine_overloaded"),
     "timeout": (503, "timeout"),
     "lost": (503, "engine_lost"),
-    "internal": (500, "internal_error"),
+    "failed": (503, "engine_failed"),
 }
 _SHOWN = 80
 _BRANCHES = ("str", "int", "SamplerChoice", "TextSegment", "HoleSegment")
@@ -61,9 +61,11 @@ def clean(text: str) -> str:
 def invalid_body(errors: Sequence[Mapping[str, Any]], model: type[BaseModel] | None) -> ApiError:
     """The first thing that is wrong with a body, with what is allowed."""
     first: Mapping[str, Any] = min(errors, key=_rank)
-    where = [str(part) for part in first["loc"][1:] if not _is_branch(part)]
-    param = ".".join(where) or None
-    kind = first["type"]
+    kind, place = first["type"], first["loc"][1:]
+    # An unknown field may be called anything; it is the last part of its place.
+    named = place[-1:] if kind == "extra_forbidden" else ()
+    where = [str(part) for part in place[: len(place) - len(named)] if not _is_branch(part)] + [*map(str, named)]
+    param = clean(".".join(where))[:_SHOWN] or None
     if kind == "extra_forbidden":
         return ApiError(400, _unknown_field(where, model), code="unknown_field", param=param)
     if kind == "json_invalid":

@@ -21,7 +21,7 @@ from rollout.request import Request, sequence_seed
 from rollout.service.assembly import Assembly
 from rollout.service.catalog import check_options
 from rollout.service.config import EngineConfig
-from rollout.service.loop import EngineLoop, EngineLostError
+from rollout.service.loop import EngineFailedError, EngineLoop, EngineLostError
 from rollout.service.work import Accepted, Done, EngineState, Heard, Job, ModelCard, Refused, Stepped
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ModelHost:
         except TimeoutError:
             yield [Refused("timeout", f"the answer was not finished within {job.timeout_s:g} s; ask for less")]
         except EngineLostError as error:
-            yield [Refused("lost", str(error))]
+            yield [Refused("failed" if isinstance(error, EngineFailedError) else "lost", str(error))]
         except (ValueError, KeyError) as error:
             param = "model" if job.model not in self.sources else None
             yield [Refused("invalid" if param is None else "unknown_model", str(error), param)]

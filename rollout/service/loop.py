@@ -20,9 +20,15 @@ from rollout.service.work import EngineState
 
 logger = logging.getLogger(__name__)
 
+_MAX_FAILURES = 3
+
 
 class EngineLostError(RuntimeError):
     """The engine could not go on with a request that it had accepted; another try may succeed."""
+
+
+class EngineFailedError(EngineLostError):
+    """A denoising step failed, maybe because of one of its requests."""
 
 
 class Ticket:
@@ -81,7 +87,7 @@ class EngineLoop:
         self._stopping = False
         self._steps = self._forwards = self._tokens = self._finished = self._cancelled = 0
         self._busy_s = 0.0
-        self._failure: BaseException | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -130,8 +136,8 @@ class EngineLoop:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the thread lives and its last step did not fail."""
-        return self._thread.is_alive() and self._failure is None
+        """Whether the thread lives and its last steps did not all fail."""
+        return self._thread.is_alive() and self._failures < _MAX_FAILURES
 
     @property
     def num_owned(self) -> int:
@@ -186,13 +192,13 @@ class EngineLoop:
         began = time.perf_counter()
         try:
             events = self.engine.step()
-        except Exception as error:
+        except Exception:
             logger.exception("a denoising step failed")
-            self._failure = error
-            self._fail(EngineLostError("the engine failed in a denoising step; send the request again"))
+            self._failures += 1
+            self._fail(EngineFailedError("the engine failed in a denoising step; send the request again"))
             return
         self._busy_s += time.perf_counter() - began
-        self._failure = None
+        self._failures = 0
         self._steps += 1
         of_ticket: dict[Ticket, list[Event]] = {}
         for event in events:

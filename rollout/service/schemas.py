@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from rollout.cache_policy import CacheKind
+from rollout.request import MIN_TOP_P
 
 MAX_SEED = 2**53 - 1
 """Largest whole number that every JSON reader keeps."""
@@ -64,7 +65,7 @@ class Sampling(BaseModel):
     model: str | None = Field(default=None, max_length=256)
     """The first model of `/v1/models` if not given."""
     temperature: float = Field(default=1.0, ge=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, ge=MIN_TOP_P, le=1)
     top_k: int = Field(default=0, ge=0, le=1 << 20)
     """Most likely tokens to draw from; 0 is all of them."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)

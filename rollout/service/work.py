@@ -97,7 +97,7 @@ class Done:
 class Refused:
     """The job is not, or no longer, answered. A value, because exceptions lose their type between processes."""
 
-    kind: Literal["invalid", "unknown_model", "overloaded", "timeout", "lost", "internal"]
+    kind: Literal["invalid", "unknown_model", "overloaded", "timeout", "lost", "failed"]
     why: str
     param: str | None = None
 

@@ -164,6 +164,8 @@ def test_metrics_are_prometheus_text(client) -> None:
         ("completions", SUM | {"max_token": 3}, 400, "max_token", "did you mean 'max_tokens'"),
         ("completions", {"max_tokens": 3}, 400, "prompt", "is required"),
         ("completions", SUM | {"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
+        ("completions", SUM | {"temperature": 1e-300}, 400, None, "must be 0 (greedy), or 0.0001 or more"),
+        ("completions", SUM | {"top_p": 1e-300}, 400, "top_p", "greater than or equal to 0.000001"),
         ("completions", SUM | {"max_tokens": 100000}, 400, "max_tokens", "at most 1024"),
         ("completions", SUM | {"max_tokens": 600}, 400, None, "the model's window is 512"),
         ("completions", SUM | {"n": 1000}, 400, "n", "at most 64"),
