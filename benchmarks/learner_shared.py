@@ -18,8 +18,9 @@ import torch
 import models
 from benchmarks.models import tiny_block_causal
 from benchmarks.timing import in_turn
-from learner.likelihood import score, trace_exact
+from learner.likelihood import score
 from learner.plan import CanvasPlan, micro_batches, num_computed, plan_canvases
+from learner.replay import trace_exact
 from rollout.records import Trajectory
 
 ANSWERS, PROMPT, SLOTS, BLOCK, BUDGET = 4, 64, 32, 4, 4096

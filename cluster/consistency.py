@@ -7,6 +7,7 @@ from typing import Any
 from cluster.bundles import check_placement
 from cluster.config import SftRecipe, TrainRecipe
 from cluster.recipe import Loaded
+from learner.objective_config import LIKELIHOODS, ObjectiveConfig, likelihoods
 from learner.sft_config import AgdoMasking
 from rollout.config import DecodingConfig
 
@@ -53,20 +54,21 @@ def _check_rollout(recipe: TrainRecipe) -> None:
             f"rollout.num_samples {rollout.num_samples} is below learner.objective.min_valid {objective.min_valid}: an "
             "answer is compared with the others of its group; draw at least as many"
         )
-    if rollout.top_p < 1 and rollout.temperature > 0:
+    if rollout.top_p < 1 and rollout.temperature > 0 and objective.facts.replays:
         raise ValueError(
             f"rollout.top_p {rollout.top_p}: answers to train on are drawn with temperature alone, because the cut-off "
             "law of other weights would be another one; set rollout.top_p to 1"
         )
-    if rollout.top_k > 0 and rollout.temperature > 0:
+    if rollout.top_k > 0 and rollout.temperature > 0 and objective.facts.replays:
         raise ValueError(
             f"rollout.top_k {rollout.top_k}: answers to train on are drawn with temperature alone, because the cut-off "
             "law of other weights would be another one; set rollout.top_k to 0"
         )
     if not rollout.cache.policy().exact and objective.importance == "none":
+        weighted = "" if objective.facts.scores_drawn_law else " with learner.objective.likelihood trace_exact"
         raise ValueError(
             f"rollout.cache.kind {rollout.cache.kind!r} is approximate, so answers are drawn from another law than the "
-            "learner's forward gives; set learner.objective.importance to token, step or sequence, or "
+            f"learner's forward gives; set learner.objective.importance to token, step or sequence{weighted}, or "
             "rollout.cache.kind to none"
         )
 
@@ -74,19 +76,20 @@ def _check_rollout(recipe: TrainRecipe) -> None:
 def _check_likelihood(recipe: TrainRecipe) -> None:
     sampler = _check_sampler("rollout", recipe.rollout)
     rollout, likelihood = recipe.rollout, recipe.learner.objective.likelihood
-    if not sampler.exact_likelihood and rollout.temperature > 0:
+    if not sampler.exact_likelihood and rollout.temperature > 0 and recipe.learner.objective.facts.replays:
         exact = [name for name in _sampler_names() if name != rollout.sampler.name]
         raise ValueError(
             f"rollout.sampler {rollout.sampler.name!r} has no exact likelihood: it draws tokens before it chooses "
             f"positions, so learner.objective.likelihood {likelihood!r} is undefined.\nUse a position-first sampler: "
-            f"{', '.join(exact)}"
+            f"{', '.join(exact)}; or a likelihood that draws its own masks: {likelihoods(replays=False)}"
         )
     options = rollout.sampler.options
     one_a_step = options.get("tokens_per_step", 1) in (None, 1) and not any(map(options.get, PARALLEL))
     slots_a_step = rollout.steps is None or rollout.steps >= rollout.max_new_tokens
-    if likelihood == "ar_exact" and not (rollout.sampler.name == "ar" and one_a_step and slots_a_step):
+    is_left_to_right = rollout.sampler.name == "ar" and one_a_step and slots_a_step
+    if likelihood in ("ar_exact", "ar_fast") and not is_left_to_right:
         raise ValueError(
-            f"learner.objective.likelihood 'ar_exact' scores answers left to right, one token a step, but "
+            f"learner.objective.likelihood {likelihood!r} scores answers left to right, one token a step, but "
             f"rollout.sampler is {rollout.sampler.name!r} with options {rollout.sampler.options} and steps "
             f"{rollout.steps}.\nUse sampler 'ar' with tokens_per_step 1 and no steps, or likelihood 'trace_exact'"
         )
@@ -139,14 +142,46 @@ def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
     warnings = []
     if rollout.temperature == 0:
         warnings.append("rollout.temperature 0: all answers of a group are the same and nothing is learnt; set it to 1")
-    clips = [name for name in ("clip_low", "clip_high") if loaded.origin(f"learner.objective.{name}") != "default"]
-    if clips and objective.num_epochs == 1 and recipe.staleness == 0:
-        warnings.append(
-            f"learner.objective.{clips[0]} has no effect with num_epochs 1 and staleness 0: the ratio is always 1"
-        )
+    warnings += _objective_warnings(loaded, objective)
     if recipe.learner.engine.micro_batch_tokens < rollout.max_new_tokens:
         warnings.append(
             f"learner.engine.micro_batch_tokens {recipe.learner.engine.micro_batch_tokens} is below the "
             f"{rollout.max_new_tokens} slots of one answer: each canvas is a micro-batch of its own and takes more"
         )
     return warnings
+
+
+def _objective_warnings(loaded: Loaded[Any], objective: ObjectiveConfig) -> list[str]:
+    """Settings that the chosen likelihood, loss or number of epochs does not read."""
+    given = {
+        name
+        for name in (
+            *(f for f in type(objective).model_fields if f not in ("estimator", "agdo")),
+            *(f"estimator.{f}" for f in type(objective.estimator).model_fields),
+        )
+        if loaded.origin(f"learner.objective.{name}") != "default"
+    }
+    idle: dict[str, str] = {}
+    if objective.num_epochs == 1:
+        # Every update starts at the weights that its own first pass sees, stale answers or not.
+        clips = ("clip_low", "clip_high", "clip_dual")
+        idle |= dict.fromkeys(clips, "num_epochs 1: the ratio is always 1")
+        idle |= {"redraw_masks": "num_epochs 1: masks are new in every update anyway"} if objective.redraw_masks else {}
+    if objective.loss != "clip":
+        idle |= dict.fromkeys(("clip_low", "clip_high", "clip_dual"), f"loss {objective.loss!r}: it has no ratio")
+    if objective.loss != "bounds":
+        idle |= dict.fromkeys(("bound_weight", "bound_beta"), f"loss {objective.loss!r}: they belong to bounds")
+    if objective.kl_coef == 0:
+        idle |= dict.fromkeys(("kl", "kl_anchor"), "kl_coef 0")
+    if objective.advantage != "softmax":
+        idle["softmax_temperature"] = f"advantage {objective.advantage!r}: it belongs to softmax"
+    if objective.importance == "none":
+        idle["importance_cap"] = "importance 'none'"
+    for name in type(objective.estimator).model_fields:
+        if name not in objective.facts.options:
+            readers = ", ".join(other for other, facts in LIKELIHOODS.items() if name in facts.options)
+            idle[f"estimator.{name}"] = f"likelihood {objective.likelihood!r}: it belongs to {readers}"
+    found = [f"learner.objective.{name} has no effect with {idle[name]}" for name in sorted(given & set(idle))]
+    if not objective.needs_guide and loaded.origin("learner.objective.agdo") != "default":
+        found.append("learner.objective.agdo has no effect without likelihood 'agdo' or influence above 0")
+    return found

@@ -91,7 +91,13 @@ def with_advantages(groups: Sequence[Group], recipe: TrainRecipe) -> list[Sample
     objective = recipe.learner.objective
     value_BG = torch.tensor([[_value(score) for score in group.scores] for group in groups])
     valid_BG = ~value_BG.isnan()
-    advantage_BG = group_advantages(value_BG, valid_BG, kind=objective.advantage, min_valid=objective.min_valid)
+    advantage_BG = group_advantages(
+        value_BG,
+        valid_BG,
+        kind=objective.advantage,
+        min_valid=objective.min_valid,
+        temperature=objective.softmax_temperature,
+    )
     return [
         Sample(trajectory, float(advantage))
         for group, advantage_G in zip(groups, advantage_BG, strict=True)

@@ -149,7 +149,7 @@ def footprints(recipe: TrainRecipe | SftRecipe, config: Mapping[str, Any]) -> li
         parts = _serving(shape, recipe.model, rollout)
         found.append(_process("rollout worker", rollout.num_workers, rollout.gpus_per_worker, parts))
     engine = recipe.learner.engine
-    frozen = isinstance(recipe, TrainRecipe) and recipe.learner.objective.kl_coef > 0 and recipe.model.lora is None
+    frozen = isinstance(recipe, TrainRecipe) and recipe.learner.objective.needs_reference and recipe.model.lora is None
     parts = _training(shape, engine, reference=frozen)
     found.append(_process("learner rank", engine.num_ranks, engine.gpus_per_rank, parts))
     if isinstance(recipe, TrainRecipe) and recipe.cluster.mode == "ray":

@@ -13,13 +13,20 @@ STD_EPSILON = 1e-4
 
 
 def group_advantages(
-    score_BG: torch.Tensor, valid_BG: torch.Tensor, *, kind: Literal["mean", "std", "loo"], min_valid: int = 2
+    score_BG: torch.Tensor,
+    valid_BG: torch.Tensor,
+    *,
+    kind: Literal["mean", "std", "loo", "softmax"],
+    min_valid: int = 2,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """How much better each valid answer is than the other answers to its prompt; 0 where there is nothing to compare.
 
     With n valid answers of mean mu and sample standard deviation s (n - 1):
 
         mean: R - mu      std: (R - mu) / (s + 1e-4)      loo: R - mean of the others = n / (n - 1) * (R - mu)
+
+        softmax: softmax(A / psi) - softmax(-A / psi) over the group, A = R - mu, psi = `temperature` (wd1, 2507.08838)
 
     A group with fewer than `min_valid` valid answers, or whose valid scores are all equal, gets exactly 0 everywhere.
     Invariant: for each prompt the advantages of its valid answers sum to zero.
@@ -35,10 +42,18 @@ def group_advantages(
         advantage_BG = above_mean_BG / (variance_B1.sqrt() + STD_EPSILON)
     elif kind == "loo":
         advantage_BG = above_mean_BG * num_valid_B1 / num_others_B1
+    elif kind == "softmax":
+        advantage_BG = _softmax_difference(above_mean_BG / temperature, valid_BG)
     else:
         advantage_BG = above_mean_BG
     comparable_B1 = (num_valid_B1 >= min_valid) & ~_all_equal(score_BG, valid_BG)
     return torch.where(comparable_B1, advantage_BG, 0.0)
+
+
+def _softmax_difference(value_BG: torch.Tensor, valid_BG: torch.Tensor) -> torch.Tensor:
+    """Weight of each valid answer among the good ones minus its weight among the bad ones."""
+    good_BG, bad_BG = (torch.where(valid_BG, sign * value_BG, -torch.inf).softmax(dim=1) for sign in (1.0, -1.0))
+    return torch.where(valid_BG, good_BG - bad_BG, 0.0)
 
 
 def _all_equal(score_BG: torch.Tensor, valid_BG: torch.Tensor) -> torch.Tensor:
@@ -53,8 +68,8 @@ def _check(score_BG: torch.Tensor, valid_BG: torch.Tensor, *, kind: str, min_val
         raise ValueError(f"score {tuple(score_BG.shape)} and valid {tuple(valid_BG.shape)} must have one shape (B, G)")
     if valid_BG.dtype != torch.bool:
         raise ValueError(f"valid must be a bool tensor, got {valid_BG.dtype}")
-    if kind not in ("mean", "std", "loo"):
-        raise ValueError(f"advantage kind {kind!r} is unknown: choose mean, std or loo")
+    if kind not in ("mean", "std", "loo", "softmax"):
+        raise ValueError(f"advantage kind {kind!r} is unknown: choose mean, std, loo or softmax")
     if min_valid < 2:
         raise ValueError(f"min_valid must be at least 2, got {min_valid}: one answer has nothing to be compared with")
     if not bool(torch.isfinite(score_BG[valid_BG]).all()):

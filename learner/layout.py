@@ -116,8 +116,10 @@ class _Rebuilt:
 
 def _rebuild(mask_token_id: int, plan: CanvasPlan, index: int) -> _Rebuilt:
     canvas, trajectory = plan.canvases[index], plan.trajectories[plan.sample_C[index]]
-    response_T = np.where(canvas.masked_T, mask_token_id, trajectory.tokens)
-    token_N = np.concatenate([trajectory.prompt_tokens, response_T])[: plan.num_tokens_C[index]]
+    response_T, prompt_P = np.where(canvas.masked_T, mask_token_id, trajectory.tokens), trajectory.prompt_tokens
+    if canvas.prompt_masked_P is not None:
+        prompt_P = np.where(canvas.prompt_masked_P, mask_token_id, prompt_P)
+    token_N = np.concatenate([prompt_P, response_T])[: plan.num_tokens_C[index]]
     return _Rebuilt(
         token_N=token_N,
         position_K=len(trajectory.prompt_tokens) + canvas.slot_K - plan.shift,

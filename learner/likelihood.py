@@ -1,18 +1,11 @@
 """Log-probabilities of answers from rebuilt canvases.
 
-An estimator turns one trajectory into canvases: for each, which slots are masked and which are scored, with what
-weight. `plan_canvases` lays the canvases of many trajectories into one flat list, `micro_batches` cuts it by a token
-budget (`learner.plan`), and `score` runs one micro-batch: one pass of the backbone over packed tokens, the last layer's
-queries and feed-forward and the vocabulary head at the scored slots only.
+An estimator (`learner.estimators`) turns one trajectory into canvases: for each, which slots are masked and which are
+scored, with what weight. `plan_canvases` lays the canvases of many trajectories into one flat list, `micro_batches`
+cuts it by a token budget (`learner.plan`), and `score` runs one micro-batch: one pass of the backbone over packed
+tokens, the last layer's queries and feed-forward and the vocabulary head at the scored slots only.
 
-    trace_exact   step s: masked where step_map >= s, scored the slots of step s   exact for position-first samplers
-    ar_exact      slot k: masked from k on, scored slot k                          exact for left-to-right answers
-
-Both rebuild what the rollout saw: a slot that was never committed (step_map = S) stays masked in every canvas, and in a
-block-causal family the canvas ends with the block of its scored slots, because later blocks were absent.
-
-For a rule that chooses positions from the prediction the recorded order is a condition, not part of the likelihood: the
-gradient ignores that other weights would rank the slots otherwise.
+In a block-causal family a canvas ends with the block of its scored slots, because later blocks were absent.
 
 Symbols: M scored slots of all canvases or of one micro-batch, W those of one in the order of its tokens, K scored slots
 of one canvas, T response slots, B trajectories, D width.
@@ -27,57 +20,12 @@ import numpy as np
 import torch
 
 from learner.layout import lay_out
-from learner.plan import Canvas, CanvasPlan, Estimator, micro_batches, plan_canvases
+from learner.plan import CanvasPlan, micro_batches, plan_canvases
+from learner.replay import trace_exact
 from models import Denoiser, token_logprobs
 from rollout.records import Trajectory
 
 MICRO_BATCH_TOKENS = 16384
-
-
-def trace_exact(trajectory: Trajectory, wanted_T: np.ndarray) -> list[Canvas]:
-    """One canvas a denoising step, as it was: exact for every position-first sampler, parallel commits included."""
-    require_exact(trajectory)
-    step_map = trajectory.step_map
-    steps = np.unique(step_map[wanted_T])
-    return [_canvas(step_map >= step, np.flatnonzero(wanted_T & (step_map == step))) for step in steps]
-
-
-def ar_exact(trajectory: Trajectory, wanted_T: np.ndarray) -> list[Canvas]:
-    """One canvas a slot, everything from it on masked (JustGRPO): exact for answers drawn left to right."""
-    require_exact(trajectory)
-    num_committed = int(trajectory.committed.sum())
-    left_to_right = np.arange(num_committed)
-    if not np.array_equal(trajectory.step_map[:num_committed], left_to_right):
-        raise ValueError(
-            "likelihood 'ar_exact' needs answers drawn left to right, one token a step, but sampler "
-            f"{trajectory.sampler!r} committed its first slots at steps {trajectory.step_map[:8].tolist()}: use "
-            "sampler 'ar' with tokens_per_step 1, or likelihood 'trace_exact'"
-        )
-    slot_T = np.arange(len(trajectory.tokens))
-    return [_canvas(slot_T >= slot, np.array([slot])) for slot in np.flatnonzero(wanted_T)]
-
-
-ESTIMATORS: dict[str, Estimator] = {"trace_exact": trace_exact, "ar_exact": ar_exact}
-
-
-def require_exact(trajectory: Trajectory) -> None:
-    """Refuse answers whose tokens were not drawn from a law that a rebuilt canvas gives."""
-    if not trajectory.exact_likelihood:
-        raise ValueError(
-            f"sampler {trajectory.sampler!r} draws tokens before it chooses positions, so its answers have no exact "
-            "likelihood at temperature > 0; use a position-first sampler: ar, random, confidence, margin, entropy or "
-            "threshold"
-        )
-    if (trajectory.top_p < 1 or trajectory.top_k > 0) and trajectory.temperature > 0:
-        cut = f"top_p is {trajectory.top_p}" if trajectory.top_p < 1 else f"top_k is {trajectory.top_k}"
-        raise ValueError(
-            f"{cut}: the law drawn from was cut off, and other weights would cut it off elsewhere; answers to be "
-            "scored must be drawn with temperature alone (top_p: 1, top_k: 0)"
-        )
-
-
-def _canvas(masked_T: np.ndarray, slot_K: np.ndarray) -> Canvas:
-    return Canvas(masked_T, slot_K, np.ones(len(slot_K), dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Canvas:
     """(K,) int64, K >= 1. Slots whose final tokens are scored, all of them masked."""
     weight_K: np.ndarray
     """(K,) float32. Factor of each slot's term in an objective; 1 in exact likelihoods."""
+    prompt_masked_P: np.ndarray | None = None
+    """(P,) bool. Prompt tokens that are hidden; none if not given."""
 
 
 class Answer(Protocol):
@@ -139,6 +141,8 @@ def _num_tokens(trajectory: Answer, canvas: Canvas, *, block_causal: bool) -> in
 
 def share_of(trajectory: Answer, canvas: Canvas, *, shift: int) -> Share | None:
     """What a canvas of a block-causal family needs; None if a block before that of a scored slot holds a mask."""
+    if canvas.prompt_masked_P is not None:
+        return None
     num_prompt, length = len(trajectory.prompt_tokens), trajectory.block_length
     whole = num_prompt + len(trajectory.tokens)
     masked_slot = np.flatnonzero(canvas.masked_T)

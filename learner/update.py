@@ -1,15 +1,22 @@
 """One policy update: samples in, gradient steps and metrics out. Knows nothing of DeepSpeed or of Ray.
 
+    guides    attention of the finished answers, once (only for AGDO)
     plan      canvases of the samples with a nonzero advantage, cut into micro-batches by the token budget
-    reference log-probabilities under the frozen starting weights, once (only with a divergence term)
-    proximal  log-probabilities under the weights now, once (only for importance weights of whole answers)
+    reference log-probabilities under the frozen starting weights, once (only with a divergence from them)
+    old       log-probabilities under the weights now, once (only where the first epoch's own pass comes too late: for
+              importance weights of whole answers, for losses whose terms span canvases and depend on more than the
+              change of log-probabilities, and for masks that later epochs draw anew)
     epochs    for each: every micro-batch forward and backward, then one optimizer step
 
-The old log-probabilities are those of the first epoch's own pass, before any step: the first ratio is exactly 1, its
-gradient exactly A * grad l, and later epochs are measured against the weights at the start of the update. The rollout's
-recorded log-probabilities serve as a check: their gap to the first pass shows at once when rollout and learner differ.
-With `importance` they are the law that drew the answers, and the first pass weighs each term by how much more likely
-the weights now make it (`objective.truncated_weights`); later epochs keep these weights.
+The old log-probabilities are else those of the first epoch's own pass, before any step: the first ratio is exactly 1,
+its gradient exactly A * grad l, and later epochs are measured against the weights at the start of the update. The
+rollout's recorded log-probabilities serve as a check: their gap to the first pass shows at once when rollout and
+learner differ. With `importance` they are the law that drew the answers, and the first pass weighs each term by how
+much more likely the weights now make it (`objective.truncated_weights`); later epochs keep these weights.
+
+A loss whose terms span canvases (`learner.terms`) is taken on the flat log-probabilities of the rank, from a pass
+without gradients; its derivative by each of them is then the factor of that slot's log-probability in the passes with
+gradients. In the first epoch a loss of changes alone needs no such pass: all changes are 0.
 
 Peak memory is that of one micro-batch. A sample with advantage 0 costs no pass, yet counts in every denominator (see
 `BatchStats`). If no rank has anything to train, weights and optimizer stay untouched.
@@ -21,20 +28,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
 
+from learner.agdo import Guide
 from learner.config import ObjectiveConfig
-from learner.likelihood import ESTIMATORS, score
-from learner.objective import LossTerms, normaliser_weights, policy_loss, truncated_weights
-from learner.plan import CanvasPlan, micro_batches, num_computed, plan_canvases
+from learner.guide import guide_batches, guide_texts
+from learner.likelihood import ScoredSlots, score
+from learner.objective import LossTerms, policy_loss, truncated_weights
 from learner.records import BatchStats, Sample
+from learner.terms import sandwich_loss, term_loss
+from learner.update_metrics import (
+    add_entropy,
+    add_guides,
+    add_pass,
+    add_terms,
+    compare_with_rollout,
+    empty_sums,
+    means,
+)
+from learner.work import Work, finished_text, prepare, trained_samples
 from models import Denoiser
-from rollout.records import Trajectory
 
 T = TypeVar("T")
 
@@ -82,222 +98,216 @@ def policy_update(
     micro_batch_tokens: int,
 ) -> dict[str, float]:
     """Train on this rank's samples; `stats` counts those of all ranks. Returns metrics, the same on every rank."""
-    work = _prepare(trainer.denoiser, samples, stats, objective, micro_batch_tokens)
-    sums = dict.fromkeys(_SUMS, 0.0)
+    sums = empty_sums()
+    trained = trained_samples(samples, objective)
+    works = _works(trainer, trained, stats, objective, micro_batch_tokens, sums)
     taken = {"grad_norm": 0.0, "lr": 0.0}
-    if trainer.sum_over_ranks({"micro_batches": float(len(work.groups))})["micro_batches"] > 0:
-        if objective.kl_coef > 0:
-            _score_reference(trainer, work)
-        if objective.importance == "sequence":
-            _score_proximal(trainer, work)
+    if trainer.sum_over_ranks({"micro_batches": float(len(works[0].groups))})["micro_batches"] > 0:
+        if objective.needs_reference:
+            _score_reference(trainer, works, sums)
+        _score_old(trainer, works, sums)
         for epoch in range(objective.num_epochs):
-            for group in work.groups:
-                loss = partial(_micro_batch_loss, trainer.denoiser, work, group, sums, is_first=epoch == 0)
-                sums["loss"] += trainer.backward(loss)
+            work = works[epoch % len(works)]
+            run_epoch = _slot_epoch if objective.is_separable else _term_epoch
+            run_epoch(trainer, work, sums, is_first=epoch == 0)
             taken = trainer.step()
-    largest = trainer.max_over_ranks({"logprob_gap_max": work.gap_max})
-    return _means(trainer.sum_over_ranks(sums), objective) | trainer.sum_over_ranks(_cost(work)) | largest | taken
+    sums["num_canvases"] = works[0].num_canvases
+    sums["num_trained_samples"] = len(trained)
+    metrics = means(trainer.sum_over_ranks(sums), objective)
+    if objective.facts.scores_drawn_law:
+        metrics |= trainer.max_over_ranks({"logprob_gap_max": max(work.gap_max for work in works)})
+    return metrics | taken
 
 
-@dataclass
-class _Work:
-    """What one rank trains in one update; flat tensors live on the CPU, in the order of the plan."""
-
-    objective: ObjectiveConfig
-    plan: CanvasPlan
-    groups: list[list[int]]
-    temperature: float
-    advantage_M: torch.Tensor
-    weight_M: torch.Tensor
-    recorded_logprob_M: torch.Tensor
-    old_logprob_M: torch.Tensor
-    """Filled by the first epoch."""
-    importance_M: torch.Tensor | None
-    """Filled by the first epoch or before it; None where every weight is 1."""
-    reference_logprob_M: torch.Tensor | None = None
-    gap_max: float = 0.0
-
-
-def _prepare(
-    denoiser: Denoiser,
-    samples: Sequence[Sample],
+def _works(
+    trainer: Trainer,
+    trained: Sequence[Sample],
     stats: BatchStats,
     objective: ObjectiveConfig,
     micro_batch_tokens: int,
-) -> _Work:
-    """Plan the canvases and spread what belongs to samples over their slots."""
-    trained = [sample for sample in samples if sample.advantage != 0 or objective.kl_coef > 0]
-    trajectories = [sample.trajectory for sample in trained]
-    _require_exact_cache(trajectories, objective)
-    plan = plan_canvases(
-        trajectories,
-        [trajectory.scored for trajectory in trajectories],
-        estimator=ESTIMATORS[objective.likelihood],
-        family=denoiser.family,
-    )
-
-    def per_slot(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32)[torch.from_numpy(plan.sample_M)]
-
-    normaliser_M = normaliser_weights(
-        objective.normaliser,
-        num_scored_M=per_slot([float(trajectory.scored.sum()) for trajectory in trajectories]),
-        num_slots_M=per_slot([float(len(trajectory.tokens)) for trajectory in trajectories]),
-        stats=stats,
-    )
-    recorded = [trajectories[i].logprobs[k] for i, k in zip(plan.sample_M, plan.slot_M, strict=True)]
-    return _Work(
-        objective=objective,
-        plan=plan,
-        groups=micro_batches(plan, micro_batch_tokens),
-        temperature=_temperature(trained),
-        advantage_M=per_slot([sample.advantage for sample in trained]),
-        weight_M=normaliser_M * torch.from_numpy(plan.weight_M),
-        recorded_logprob_M=torch.from_numpy(np.array(recorded, dtype=np.float32)),
-        old_logprob_M=torch.zeros(plan.num_slots),
-        importance_M=None if objective.importance == "none" else torch.ones(plan.num_slots),
-    )
-
-
-def _require_exact_cache(trajectories: Sequence[Trajectory], objective: ObjectiveConfig) -> None:
-    """Refuse answers drawn from an approximation of the law that is scored, unless weights make up for it."""
-    approximate = sorted({trajectory.cache for trajectory in trajectories if not trajectory.exact_cache})
-    if approximate and objective.importance == "none":
-        raise ValueError(
-            f"answers were drawn with cache {', '.join(map(repr, approximate))}, which keeps outdated keys: the law "
-            "that drew them is not the one that is scored. Draw with rollout.cache 'none' ('block' in block-causal "
-            "families), or set learner.objective.importance to 'token', 'step' or 'sequence'"
+    sums: dict[str, float],
+) -> list[Work]:
+    """One set of masks, or one an epoch."""
+    guides = _guides(trainer, trained, objective, micro_batch_tokens)
+    add_guides(sums, guides)
+    return [
+        prepare(
+            trained,
+            guides,
+            stats,
+            objective,
+            family=trainer.denoiser.family,
+            micro_batch_tokens=micro_batch_tokens,
+            draw=draw,
         )
+        for draw in range(objective.num_epochs if objective.redraw_masks else 1)
+    ]
 
 
-def _temperature(samples: Sequence[Sample]) -> float:
-    found = sorted({sample.trajectory.temperature for sample in samples})
-    if len(found) > 1:
-        raise ValueError(f"samples of one update were drawn at temperatures {found}: draw them all at one")
-    return found[0] if found else 1.0
-
-
-def _score_reference(trainer: Trainer, work: _Work) -> None:
-    """Log-probabilities under the frozen weights, kept for all epochs."""
-    work.reference_logprob_M = torch.zeros(work.plan.num_slots)
-    with trainer.reference() as frozen:
-        for group in work.groups:
-            scored = trainer.evaluate(partial(score, frozen, work.plan, group, temperature=work.temperature))
-            work.reference_logprob_M[scored.index_M] = scored.logprob_M.cpu().float()
+def _guides(
+    trainer: Trainer, trained: Sequence[Sample], objective: ObjectiveConfig, micro_batch_tokens: int
+) -> list[Guide | None]:
+    """Order and influence of each answer by the weights now; None where nothing asks for them."""
+    guides: list[Guide | None] = [None] * len(trained)
+    if not objective.needs_guide:
+        return guides
+    texts = [finished_text(sample.trajectory) for sample in trained]
+    for batch in guide_batches(texts, micro_batch_tokens=micro_batch_tokens):
+        of_batch = [texts[i] for i in batch]
+        found = trainer.evaluate(partial(guide_texts, trainer.denoiser, of_batch, config=objective.agdo))
+        for index, guide in zip(batch, found, strict=True):
+            guides[index] = guide
     trainer.align()
+    return guides
 
 
-def _score_proximal(trainer: Trainer, work: _Work) -> None:
-    """Importance weights of whole answers, whose slots may lie in several micro-batches."""
-    proximal_M = torch.zeros(work.plan.num_slots)
+# ---- passes without gradients
+
+
+def _evaluated(trainer: Trainer, denoiser: Denoiser, work: Work, sums: dict[str, float]) -> torch.Tensor:
+    """Log-probabilities of every scored slot, on the CPU; the caller aligns."""
+    logprob_M = torch.zeros(work.plan.num_slots, dtype=torch.float64)
     for group in work.groups:
-        scored = trainer.evaluate(partial(score, trainer.denoiser, work.plan, group, temperature=work.temperature))
-        proximal_M[scored.index_M] = scored.logprob_M.cpu().float()
+        scored = trainer.evaluate(partial(score, denoiser, work.plan, group, temperature=work.temperature))
+        logprob_M[scored.index_M] = scored.logprob_M.cpu().double()
+    add_pass(sums, work, has_gradients=False)
+    return logprob_M
+
+
+def _score_reference(trainer: Trainer, works: Sequence[Work], sums: dict[str, float]) -> None:
+    """Log-probabilities under the frozen weights, kept for all epochs."""
+    with trainer.reference() as frozen:
+        for work in works:
+            work.reference_logprob_M = _evaluated(trainer, frozen, work, sums)
     trainer.align()
-    work.importance_M = truncated_weights(
-        proximal_M,
-        work.recorded_logprob_M,
-        cap=work.objective.importance_cap,
-        unit_M=torch.from_numpy(work.plan.sample_M),
-    )
 
 
-def _weigh(work: _Work, index_m: torch.Tensor) -> None:
-    """Importance weights of the tokens or steps of one micro-batch; a step's slots are all in one canvas."""
-    assert work.importance_M is not None
-    work.importance_M[index_m] = truncated_weights(
-        work.old_logprob_M[index_m],
-        work.recorded_logprob_M[index_m],
-        cap=work.objective.importance_cap,
-        unit_M=torch.from_numpy(work.plan.canvas_M)[index_m] if work.objective.importance == "step" else None,
-    )
+def _score_old(trainer: Trainer, works: Sequence[Work], sums: dict[str, float]) -> None:
+    """Log-probabilities under the weights now, where the first epoch's own pass comes too late."""
+    objective = works[0].objective
+    depends_on_values = not objective.is_separable and (objective.loss == "bounds" or objective.needs_reference)
+    depends_on_values |= not objective.is_separable and objective.loss == "likelihood"
+    late = [w for i, w in enumerate(works) if i or depends_on_values or objective.importance == "sequence"]
+    for work in late:
+        work.old_logprob_M, work.is_known = _evaluated(trainer, trainer.denoiser, work, sums), True
+        if objective.importance != "none":
+            _weigh(work, torch.arange(work.plan.num_slots))
+    if late:
+        trainer.align()
 
 
-def _micro_batch_loss(
-    denoiser: Denoiser, work: _Work, group: Sequence[int], sums: dict[str, float], *, is_first: bool
+# ---- epochs
+
+
+def _slot_epoch(trainer: Trainer, work: Work, sums: dict[str, float], *, is_first: bool) -> None:
+    """A loss that is a sum over slots, micro-batch by micro-batch."""
+    for group in work.groups:
+        sums["loss"] += trainer.backward(partial(_slot_loss, trainer.denoiser, work, group, sums, is_first=is_first))
+    add_pass(sums, work, has_gradients=True)
+
+
+def _slot_loss(
+    denoiser: Denoiser, work: Work, group: Sequence[int], sums: dict[str, float], *, is_first: bool
 ) -> torch.Tensor:
     """One pass: this micro-batch's part of the loss; adds its part of the metrics to `sums`."""
     scored = score(denoiser, work.plan, group, temperature=work.temperature)
     index_m, logprob_m = scored.index_M, scored.logprob_M
     if is_first:
-        work.old_logprob_M[index_m] = logprob_m.detach().cpu().float()
-        if work.objective.importance in ("token", "step"):
-            _weigh(work, index_m)
-        _compare_with_rollout(work, index_m, sums)
+        _note_first(work, scored, sums)
 
     def take(value_M: torch.Tensor) -> torch.Tensor:
-        return value_M[index_m].to(logprob_m.device)
+        return value_M[index_m].to(logprob_m)
 
+    anchor_M = _anchor(work)
     terms = policy_loss(
         logprob_m,
         old_logprob_M=take(work.old_logprob_M),
-        advantage_M=take(work.advantage_M),
+        advantage_M=take(work.slots.advantage_M),
         weight_M=take(work.weight_M),
         config=work.objective,
-        reference_logprob_M=None if work.reference_logprob_M is None else take(work.reference_logprob_M),
+        reference_logprob_M=None if anchor_M is None else take(anchor_M),
         importance_M=None if work.importance_M is None else take(work.importance_M),
     )
-    _add(sums, terms, scored.entropy_M)
+    add_terms(sums, terms)
+    add_entropy(sums, scored.entropy_M)
     return terms.loss
 
 
-# ---- metrics: sums that ranks add up, then means
-
-_SUMS = (
-    *("loss", "slots", "ratio", "clipped", "kl", "entropy"),
-    *("first_slots", "gap", "stale_weight", "stale_weight_squared", "importance", "truncated"),
-)
-
-
-def _add(sums: dict[str, float], terms: LossTerms, entropy_m: torch.Tensor) -> None:
-    sums["slots"] += len(entropy_m)
-    sums["ratio"] += float(terms.ratio_M.sum())
-    sums["clipped"] += float(terms.is_clipped_M.sum())
-    sums["entropy"] += float(entropy_m.sum())
-    if terms.kl_M is not None:
-        sums["kl"] += float(terms.kl_M.sum())
+def _term_epoch(trainer: Trainer, work: Work, sums: dict[str, float], *, is_first: bool) -> None:
+    """A loss whose terms span canvases: its derivative by each log-probability first, then passes with gradients."""
+    if is_first:
+        logprob_M = work.old_logprob_M.clone()  # known, or all 0: the changes, which are what counts, are 0
+    else:
+        logprob_M = _evaluated(trainer, trainer.denoiser, work, sums)
+        trainer.align()
+    terms, slope_M = _slopes(work, logprob_M.double())
+    sums["loss"] += float(terms.loss.detach())
+    add_terms(sums, terms)
+    for group in work.groups:
+        trainer.backward(partial(_linear_loss, trainer.denoiser, work, group, slope_M, sums, is_first=is_first))
+    add_pass(sums, work, has_gradients=True)
 
 
-def _compare_with_rollout(work: _Work, index_m: torch.Tensor, sums: dict[str, float]) -> None:
-    """How far the rollout's record is from the learner's own first pass."""
-    difference_m = work.old_logprob_M[index_m] - work.recorded_logprob_M[index_m]
-    stale_weight_m = difference_m.exp()
-    sums["first_slots"] += len(difference_m)
-    sums["gap"] += float(difference_m.abs().sum())
-    sums["stale_weight"] += float(stale_weight_m.sum())
-    sums["stale_weight_squared"] += float(stale_weight_m.square().sum())
-    if work.importance_M is not None:
-        sums["importance"] += float(work.importance_M[index_m].sum())
-        sums["truncated"] += float((work.importance_M[index_m] >= work.objective.importance_cap).sum())
-    work.gap_max = max(work.gap_max, float(difference_m.abs().max()))
+def _slopes(work: Work, logprob_M: torch.Tensor) -> tuple[LossTerms, torch.Tensor]:
+    """The loss of the rank's slots, and its derivative by each log-probability."""
+    logprob_M.requires_grad_()
+    if work.terms is None:
+        terms = sandwich_loss(work.slots, logprob_M, work.objective)
+    else:
+        terms = term_loss(
+            work.terms,
+            logprob_M,
+            old_logprob_M=work.old_logprob_M.double(),
+            config=work.objective,
+            reference_logprob_M=_anchor(work),
+            importance_M=work.importance_M,
+        )
+    (slope_M,) = torch.autograd.grad(terms.loss, logprob_M)
+    return terms, slope_M
 
 
-def _cost(work: _Work) -> dict[str, float]:
-    """Canvases scored, the tokens computed for them, and how much there was to train."""
-    num_passes = work.objective.num_epochs + (work.objective.kl_coef > 0) + (work.objective.importance == "sequence")
-    num_canvases = len(work.plan.canvases)
-    return {
-        "num_canvases": float(num_canvases),
-        "num_trained_samples": float(len(work.plan.trajectories)),
-        "likelihood_forwards": float(num_passes * num_canvases),
-        "likelihood_tokens": float(num_passes * sum(num_computed(work.plan, group) for group in work.groups)),
-    }
+def _linear_loss(
+    denoiser: Denoiser,
+    work: Work,
+    group: Sequence[int],
+    slope_M: torch.Tensor,
+    sums: dict[str, float],
+    *,
+    is_first: bool,
+) -> torch.Tensor:
+    """One pass: the part of the gradient that comes through this micro-batch's log-probabilities."""
+    scored = score(denoiser, work.plan, group, temperature=work.temperature)
+    if is_first:
+        _note_first(work, scored, sums)
+    add_entropy(sums, scored.entropy_M)
+    return (slope_M[scored.index_M].to(scored.logprob_M) * scored.logprob_M).sum()
 
 
-def _means(sums: dict[str, float], objective: ObjectiveConfig) -> dict[str, float]:
-    """Means over slots of the sums of all ranks; `ess` is the effective share of the slots after importance weights."""
-    num_slots, num_first = max(sums["slots"], 1.0), max(sums["first_slots"], 1.0)
-    metrics = {
-        "loss": sums["loss"] / objective.num_epochs,
-        "ratio_mean": sums["ratio"] / num_slots,
-        "clip_rate": sums["clipped"] / num_slots,
-        "entropy": sums["entropy"] / num_slots,
-        "logprob_gap_mean": sums["gap"] / num_first,
-        "ess": sums["stale_weight"] ** 2 / max(num_first * sums["stale_weight_squared"], 1e-30),
-    }
-    if objective.kl_coef > 0:
-        metrics["kl"] = sums["kl"] / num_slots
-    if objective.importance != "none":
-        metrics["importance_mean"] = sums["importance"] / num_first
-        metrics["truncated_rate"] = sums["truncated"] / num_first
-    return metrics
+def _note_first(work: Work, scored: ScoredSlots, sums: dict[str, float]) -> None:
+    """Keep the log-probabilities before the first step, unless a pass without gradients did."""
+    index_m = scored.index_M
+    if not work.is_known or work.objective.is_separable:
+        work.old_logprob_M[index_m] = scored.logprob_M.detach().to(work.old_logprob_M)
+    if work.objective.importance in ("token", "step"):
+        _weigh(work, index_m)
+    compare_with_rollout(sums, work, index_m)
+
+
+def _weigh(work: Work, index_m: torch.Tensor) -> None:
+    """Importance weights of some slots; all slots of a step are in one canvas, so a micro-batch has all or none."""
+    assert work.importance_M is not None
+    units = {"step": torch.from_numpy(work.plan.canvas_M), "sequence": work.slots.sample_M}
+    unit_M = units.get(work.objective.importance)
+    work.importance_M[index_m] = truncated_weights(
+        work.old_logprob_M[index_m],
+        work.recorded_logprob_M[index_m],
+        cap=work.objective.importance_cap,
+        unit_M=None if unit_M is None else unit_M[index_m],
+    ).to(work.importance_M)
+
+
+def _anchor(work: Work) -> torch.Tensor | None:
+    """What the divergence is measured from."""
+    if work.objective.kl_coef == 0:
+        return None
+    return work.reference_logprob_M if work.objective.kl_anchor == "reference" else work.old_logprob_M

@@ -73,7 +73,7 @@ class LearnerRank:
         torch.manual_seed(self._seed)
         denoiser = self._load_model()
         trains_lora = self._model.lora is not None
-        needs_reference = self._learner.objective.kl_coef > 0 and not trains_lora
+        needs_reference = self._learner.objective.needs_reference and not trains_lora
         self._started = LearnerEngine(
             denoiser,
             self._learner,

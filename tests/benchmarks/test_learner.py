@@ -7,7 +7,7 @@ from benchmarks.learner_floor import canvas_forwards, ended_samples, print_floor
 from benchmarks.learner_shared import SHARED, WHOLE, both_plans, gradient, group_of_answers, largest_gap
 from benchmarks.models import random_llada, tiny_block_causal
 from benchmarks.sink import learner_gradient
-from learner.likelihood import ar_exact
+from learner.replay import ar_exact
 
 
 @pytest.mark.parametrize("whole_head", [False, True])

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -42,7 +44,17 @@ def test_std_and_leave_one_out_count_valid_answers_only():
     assert advantages([[1.0, 0.0, None, 1.0]], "loo")[0] == pytest.approx([0.5, -1.0, 0.0, 0.5])
 
 
-@pytest.mark.parametrize("kind", ["mean", "std", "loo"])
+def test_softmax_difference_weighs_good_against_bad_answers_of_a_group():
+    # A = (.5, .5, -.5, -.5): e^.5 / (2 e^.5 + 2 e^-.5) = .36552 and .13447; the difference is +-.23106.
+    assert advantages([[1.0, 1.0, 0.0, 0.0], [3.0, None, 3.0, 3.0]], "softmax") == [
+        pytest.approx([0.231059, 0.231059, -0.231059, -0.231059], abs=1e-5),
+        [0.0] * 4,
+    ]
+    # A = (.5, -.5) over two valid ones: tanh(.5).
+    assert advantages([[1.0, None, 0.0]], "softmax")[0] == pytest.approx([math.tanh(0.5), 0.0, -math.tanh(0.5)])
+
+
+@pytest.mark.parametrize("kind", ["mean", "std", "loo", "softmax"])
 def test_group_of_equal_scores_gets_exactly_zero(kind):
     # The float32 mean of three times 0.9 is not 0.9.
     assert advantages([[0.9, 0.9, 0.9], [0.7, None, 0.7]], kind) == [[0.0] * 3, [0.0] * 3]
@@ -56,7 +68,7 @@ def test_group_with_too_few_valid_answers_gets_zero():
 _scores = st.lists(st.lists(st.one_of(st.none(), st.floats(-4, 4, width=32)), min_size=5, max_size=5), min_size=1)
 
 
-@given(_scores, st.sampled_from(["mean", "std", "loo"]))
+@given(_scores, st.sampled_from(["mean", "std", "loo", "softmax"]))
 def test_advantages_of_a_group_sum_to_zero(rows, kind):
     for row in advantages(rows, kind):
         assert sum(row) == pytest.approx(0.0, abs=1e-4)
@@ -78,7 +90,7 @@ def test_bad_input_is_refused_with_what_is_allowed():
     score, valid = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"\(2, 3\) and valid \(2, 2\) must have one shape \(B, G\)"):
         group_advantages(score, valid[:, :2], kind="mean")
-    with pytest.raises(ValueError, match="choose mean, std or loo"):
+    with pytest.raises(ValueError, match="choose mean, std, loo or softmax"):
         group_advantages(score, valid, kind="median")
     with pytest.raises(ValueError, match="min_valid must be at least 2"):
         group_advantages(score, valid, kind="mean", min_valid=1)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 import learner
 import rollout
 import samplers
-from learner.likelihood import ar_exact, score, trace_exact
+from learner.likelihood import score
 from learner.plan import micro_batches, plan_canvases
+from learner.replay import ar_exact, trace_exact
 from tests.learner.small_models import EOS, VOCAB, Toy, obvious_logprob, small_denoiser, trajectory
 
 FAMILIES = ["llada", "dream", "sdar", "fast_dllm_v2"]

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import models
-from learner.likelihood import score, trace_exact
+from learner.likelihood import score
 from learner.plan import Canvas, micro_batches, plan_canvases
+from learner.replay import trace_exact
 from learner.sft import MaskedExample, SftExample, plan_masked, sft_loss
 from models.config import LoraConfig
 from tests.learner.small_models import MASK, VOCAB, obvious_logprob, small_denoiser, trajectory

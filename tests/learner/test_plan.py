@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from learner.layout import lay_out
-from learner.likelihood import trace_exact
 from learner.plan import Share, micro_batches, num_computed, plan_canvases
+from learner.replay import trace_exact
 from tests.learner.small_models import MASK, small_denoiser, trajectory
 
 SDAR = SimpleNamespace(shift=False, block_causal=True)

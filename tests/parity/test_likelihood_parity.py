@@ -24,8 +24,9 @@ import learner
 import models
 import rollout
 import samplers
-from learner.likelihood import score, trace_exact
+from learner.likelihood import score
 from learner.plan import micro_batches, num_computed, plan_canvases
+from learner.replay import trace_exact
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FAMILIES = sorted(path.parent.name for path in FIXTURES.glob("*/config.json"))
