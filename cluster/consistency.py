@@ -142,13 +142,32 @@ def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
     warnings = []
     if rollout.temperature == 0:
         warnings.append("rollout.temperature 0: all answers of a group are the same and nothing is learnt; set it to 1")
-    warnings += _objective_warnings(loaded, objective)
+    warnings += _objective_warnings(loaded, objective) + _group_warnings(loaded, recipe)
     if recipe.learner.engine.micro_batch_tokens < rollout.max_new_tokens:
         warnings.append(
             f"learner.engine.micro_batch_tokens {recipe.learner.engine.micro_batch_tokens} is below the "
             f"{rollout.max_new_tokens} slots of one answer: each canvas is a micro-batch of its own and takes more"
         )
     return warnings
+
+
+def _group_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
+    """Settings of groups and scores that nothing reads."""
+    groups, shaping = recipe.learner.groups, recipe.reward.shaping
+    found = []
+    for name, idle, why in (
+        ("learner.groups.pass_rate", groups.on_uninformative == "keep", "learner.groups.on_uninformative 'keep'"),
+        ("learner.groups.max_refills", groups.on_uninformative != "refill", "on_uninformative other than 'refill'"),
+        ("reward.shaping.overlong_penalty", shaping.overlong_slots == 0, "reward.shaping.overlong_slots 0"),
+    ):
+        if idle and loaded.origin(name) != "default":
+            found.append(f"{name} has no effect with {why}")
+    if shaping.overlong_slots > recipe.rollout.max_new_tokens:
+        raise ValueError(
+            f"reward.shaping.overlong_slots {shaping.overlong_slots} is above rollout.max_new_tokens "
+            f"{recipe.rollout.max_new_tokens}: every answer would be overlong; lower it"
+        )
+    return found
 
 
 def _objective_warnings(loaded: Loaded[Any], objective: ObjectiveConfig) -> list[str]:

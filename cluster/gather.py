@@ -26,10 +26,14 @@ from cluster.grader_pool import Batch, GraderPool, verdicts
 from cluster.pool import POLL_S
 from cluster.rollout_pool import Answers, Ask, RolloutPool
 from cluster.stopwatch import Stopwatch
+from learner.groups import is_informative
+from reward.shaping import shape_all
 from rollout.records import Failed, Group, Score, Scored
 
 logger = logging.getLogger(__name__)
 
+REFILLED = "uninformative"
+"""Key under which groups that other prompts replaced are counted; they are no failures."""
 MAX_LOST_STEPS = 4
 """A step that loses more visits than this many steps hold is stopped: something is wrong that retries do not mend."""
 
@@ -103,9 +107,15 @@ class Gatherer:
             self._graders.submit([Batch.of(visit.prompt, outcome, number)])
 
     def _take_verdicts(self, number: int, scores: list[Score]) -> None:
-        visit = self._visits[number]
-        group = Group(visit.prompt, self._answers.pop(number), scores)
+        visit, answers = self._visits[number], self._answers.pop(number)
+        scores = shape_all(scores, answers, self._recipe.reward.shaping)
+        group = Group(visit.prompt, answers, scores)
         if sum(isinstance(score, Scored) for score in scores) >= self._recipe.learner.objective.min_valid:
+            if self._is_refilled(group):
+                self._failures[REFILLED] += 1
+                self._end(number)
+                self._buffer.drop(visit)
+                return
             del self._visits[number]
             self._buffer.put(visit, group)
             return
@@ -115,6 +125,12 @@ class Gatherer:
         self._end(number)
         self._buffer.drop(visit)
         self._lost(failed[0].why)
+
+    def _is_refilled(self, group: Group) -> bool:
+        """Whether another prompt takes the place of a group that teaches nothing."""
+        groups = self._recipe.learner.groups
+        is_left = self._failures[REFILLED] < groups.max_refills * self._recipe.prompts_per_step
+        return groups.on_uninformative == "refill" and is_left and not is_informative(group, groups)
 
     def _end(self, number: int) -> None:
         del self._visits[number]

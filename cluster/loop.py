@@ -28,6 +28,7 @@ from cluster.step_report import report_step, show_evaluation
 from cluster.stopwatch import Stopwatch
 from cluster.transport import WeightTransport
 from learner.checkpoint import step_folder
+from learner.groups import training_groups
 from learner.records import Sample
 from reward.tasks import Task
 from rollout.records import Group, Score, Scored
@@ -89,6 +90,9 @@ def with_advantages(groups: Sequence[Group], recipe: TrainRecipe) -> list[Sample
     from learner.advantage import group_advantages
 
     objective = recipe.learner.objective
+    groups = training_groups(groups, recipe.learner.groups)
+    if not groups:
+        return []
     value_BG = torch.tensor([[_value(score) for score in group.scores] for group in groups])
     valid_BG = ~value_BG.isnan()
     advantage_BG = group_advantages(

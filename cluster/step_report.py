@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.evaluate import EvalResult
-from cluster.gather import Gathered
+from cluster.gather import REFILLED, Gathered
 from cluster.metrics import step_metrics
 from rollout.records import Group, Scored
 
@@ -23,9 +23,13 @@ def report_step(run: TrainRun, gathered: Gathered, learned: dict[str, float]) ->
     seconds["sync"] = seconds.get("sync", 0.0) + publish_s
     seconds["wait_rollout"] = seconds.get("generate", 0.0) + seconds.get("reward", 0.0)
     seconds["wait_learner"] = seconds["update"] + seconds["sync"]
+    failures = dict(gathered.failures)
+    num_refilled = failures.pop(REFILLED, 0)
     metrics = step_metrics(
-        gathered.groups, times=seconds, learner=learned, weights_version=run.step - 1, failures=gathered.failures
+        gathered.groups, times=seconds, learner=learned, weights_version=run.step - 1, failures=failures
     )
+    if run.recipe.learner.groups.on_uninformative == "refill":
+        metrics["reward/refilled_groups"] = float(num_refilled)
     metrics |= {"weights/version": float(run.step), "weights/publish_s": publish_s} | health_metrics(run)
     run.tracker.log(run.step, metrics)
     if run.step == 1 or run.step % run.recipe.tracking.samples_every == 0 or run.step == run.recipe.steps:

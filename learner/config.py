@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from learner.objective_config import AgdoConfig as AgdoConfig
 from learner.objective_config import EstimatorConfig as EstimatorConfig
@@ -51,11 +51,33 @@ class EngineConfig(BaseModel):
     start_timeout_s: float = Field(default=600, gt=0)
 
 
+class GroupsConfig(BaseModel):
+    """Which groups are trained on (`learner.groups`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on_uninformative: Literal["keep", "drop", "refill"] = "keep"
+    """What happens to groups whose answers all have one score, or whose pass rate is outside `pass_rate`: `keep` them
+    in the denominators, `drop` them, or `refill` their places with other prompts (DAPO's dynamic sampling)."""
+    pass_rate: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest share of right answers of an informative group."""
+    max_refills: float = Field(default=3.0, gt=0)
+    """`refill`: at most this many times `prompts_per_step` in one step; after that groups are kept as they come."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GroupsConfig:
+        low, high = self.pass_rate
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"pass_rate [{low}, {high}] must be two shares, 0 <= low <= high <= 1")
+        return self
+
+
 class LearnerConfig(BaseModel):
     """Everything that decides an update."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: ObjectiveConfig = ObjectiveConfig()
+    groups: GroupsConfig = GroupsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from reward.code.config import CodeConfig
@@ -28,6 +30,23 @@ class TaskConfig(BaseModel):
     """How a task whose answers are programs runs and grades them; other tasks do not read it."""
 
 
+class ShapingConfig(BaseModel):
+    """What a score becomes before answers are compared (`reward.shaping`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_weight: float = 0.0
+    """Added for an answer of the right form: this times the grader's `format` part."""
+    length_penalty: float = Field(default=0.0, ge=0)
+    """Taken from an answer that fills every slot; shorter ones in proportion."""
+    overlong_slots: int = Field(default=0, ge=0)
+    """Last slots of the canvas in which an answer is punished more with every slot (DAPO); 0: none."""
+    overlong_penalty: float = Field(default=1.0, ge=0)
+    """Taken from an answer that fills all of them."""
+    truncated: Literal["score", "drop"] = "score"
+    """Answers without an end token: scored like any other, or left out of their group and counted."""
+
+
 class RewardConfig(BaseModel):
     """The grader pool."""
 
@@ -38,3 +57,4 @@ class RewardConfig(BaseModel):
     timeout_s: float = Field(default=60, gt=0)
     """Deadline for one batch of answers on a grader; a late grader is a failure, never a score."""
     max_retries: int = Field(default=1, ge=0)
+    shaping: ShapingConfig = ShapingConfig()

@@ -7,7 +7,7 @@ from cluster.calls import CallFailure
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
 from cluster.errors import RunError
-from cluster.gather import MAX_LOST_STEPS, Gatherer
+from cluster.gather import MAX_LOST_STEPS, REFILLED, Gatherer
 from cluster.stopwatch import Stopwatch
 from rollout.records import Failed, Scored
 from tests.cluster.standins import InstantPool, LetterTask, trajectory
@@ -16,10 +16,15 @@ RIGHT = Scored(1.0, {"correct": 1.0})
 BROKEN = Failed("grader_timeout", "no answer within 60 s")
 
 
-def gatherer(*, lost=(), broken=()):
+def gatherer(*, lost=(), broken=(), learner=None):
     """Two prompts of three answers a step; visits in `lost` get no answer, those in `broken` no verdict."""
     recipe = TrainRecipe.model_validate(
-        {"tasks": [{"name": "arithmetic"}], "prompts_per_step": 2, "rollout": {"num_samples": 3}}
+        {
+            "tasks": [{"name": "arithmetic"}],
+            "prompts_per_step": 2,
+            "rollout": {"num_samples": 3},
+            "learner": learner or {},
+        }
     )
     died = CallFailure("actor_lost", "rollout-0", "generate", "the actor was killed")
 
@@ -66,6 +71,30 @@ def test_a_group_with_enough_verdicts_is_kept_with_its_failure():
     gathered = parts.step(0, Stopwatch())
     assert [score for group in gathered.groups for score in group.scores] == [RIGHT, BROKEN, RIGHT] * 2
     assert gathered.failures == {}
+
+
+WRONG = Scored(0.0, {"correct": 0.0})
+
+
+def test_groups_that_teach_nothing_are_replaced_by_other_prompts_and_counted():
+    parts, cursor, buffer, _ = gatherer(learner={"groups": {"on_uninformative": "refill"}})
+    parts._graders = InstantPool(lambda batch: [RIGHT, WRONG if batch.key in (1, 4) else RIGHT, RIGHT])
+    gathered = parts.step(0, Stopwatch())
+    # 0, 2 and 3 are all right: their places went to 2, 3 and 4.
+    assert gathered.visits == [1, 4]
+    assert gathered.failures == {REFILLED: 3}
+    assert buffer.counts["dropped"] == 3
+    cursor.finish(gathered.visits)
+    assert cursor.state().frontier == 5
+
+
+def test_after_the_last_refill_of_a_step_groups_are_kept_as_they_come():
+    parts, _, buffer, _ = gatherer(learner={"groups": {"on_uninformative": "refill", "max_refills": 1.5}})
+    gathered = parts.step(0, Stopwatch())
+    # All of them are right: 1.5 times 2 prompts are replaced, then the next two are taken.
+    assert gathered.failures == {REFILLED: 3}
+    assert len(gathered.groups) == 2
+    assert buffer.counts["dropped"] == 3
 
 
 def test_a_step_that_loses_prompt_after_prompt_stops_with_the_cause():
