@@ -100,7 +100,7 @@ def generate_bulk(
         summary = BulkSummary(len(rows), len(rows) - len(open_rows), 0, 0, 0, 0.0)
         answered(summary.num_kept)
         if open_rows:
-            with ray_session(run.cluster), _pool(run) as pool:
+            with ray_session(run.cluster), worker_pool(run.model, run.rollout, run.cluster) as pool:
                 summary = _answer(run, pool, open_rows, kept, summary, answered)
         kept.finish(keys)
     return summary
@@ -164,9 +164,8 @@ def _asks(run: BulkRun, rows: Sequence[tuple[str, PromptRow]]) -> Iterator[list[
 
 
 @contextmanager
-def _pool(run: BulkRun) -> Iterator[RolloutPool]:
+def worker_pool(model: ModelConfig, rollout: RolloutConfig, cluster: ClusterConfig) -> Iterator[RolloutPool]:
     """Workers that have loaded the model, on resources reserved for them."""
-    rollout = run.rollout
     need = Need(
         "rollout",
         rollout.num_workers,
@@ -175,10 +174,10 @@ def _pool(run: BulkRun) -> Iterator[RolloutPool]:
         "SPREAD",
         "--num-workers, --cpus-per-worker, --gpus-per-worker",
     )
-    launcher = Launcher(mode=run.cluster.mode)
-    with _placement(run.cluster, need) as placement:
+    launcher = Launcher(mode=cluster.mode)
+    with _placement(cluster, need) as placement:
         pool = RolloutPool(
-            run.model, rollout, launcher=launcher, placement=placement, start_timeout_s=run.cluster.start_timeout_s
+            model, rollout, launcher=launcher, placement=placement, start_timeout_s=cluster.start_timeout_s
         )
         with closing(pool):
             pool.start()

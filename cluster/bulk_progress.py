@@ -32,8 +32,10 @@ def bulk_progress(num_prompts: int) -> Iterator[Callable[[int], None]]:
 class PlainProgress:
     """A line at the first call, at the last one, and every `every_s` in between."""
 
-    def __init__(self, shared: Console, num_prompts: int, *, every_s: float = LINE_EVERY_S) -> None:
-        self._console, self._num_prompts, self._every_s = shared, num_prompts, every_s
+    def __init__(
+        self, shared: Console, num_prompts: int, *, every_s: float = LINE_EVERY_S, what: str = "prompts"
+    ) -> None:
+        self._console, self._num_prompts, self._every_s, self._what = shared, num_prompts, every_s, what
         self._num_first = self._num_done = 0
         self._started: float | None = None
         self._last_line = 0.0
@@ -47,7 +49,7 @@ class PlainProgress:
         elif self._num_done < self._num_prompts and now - self._last_line < self._every_s:
             return
         self._last_line = now
-        self._console.print(f"prompts {self._num_done}/{self._num_prompts}{self._eta(now - self._started)}")
+        self._console.print(f"{self._what} {self._num_done}/{self._num_prompts}{self._eta(now - self._started)}")
 
     def _eta(self, seconds: float) -> str:
         made = self._num_done - self._num_first

@@ -17,20 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import generate_command, serve_command, timeline_command
-from cluster.decoding_options import (
-    BatchTokens,
-    BlockLength,
-    Cache,
-    DecodingOptions,
-    Dtype,
-    MaxNewTokens,
-    Model,
-    Seed,
-    Steps,
-    TopP,
-    decoding_of,
-)
+from cluster import eval_command, generate_command, serve_command, timeline_command
+from cluster.decoding_options import Seed
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +39,6 @@ Overrides = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, placement and memory; start nothing.")]
-TestFiles = Annotated[
-    list[str] | None,
-    typer.Option("--test-file", metavar="[TASK=]FILE", help="Test rows of a task from a file; may be repeated."),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,66 +111,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
 generate_command.register(app)
 timeline_command.register(app)
 serve_command.register(app)
-
-
-@app.command("eval")
-def evaluate(  # noqa: PLR0913 - an argument an option
-    task: Annotated[str, typer.Option("--task", metavar="T[,T]", help="Tasks, separated by commas.")],
-    model: Model = "tiny",
-    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME[,NAME]", help="Samplers.")] = None,
-    options: DecodingOptions = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per row.")] = 1,
-    k: Annotated[str, typer.Option("--k", metavar="1,4,16", help="Which pass@k; k up to the samples.")] = "1",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows per task; all if not given.")] = None,
-    test_file: TestFiles = None,
-    max_new_tokens: MaxNewTokens = None,
-    block_length: BlockLength = None,
-    steps: Steps = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="0 for one sample, 1 for several, if not given.")
-    ] = None,
-    top_p: TopP = None,
-    cache: Cache = None,
-    seed: Seed = 0,
-    dtype: Dtype = "float32",
-    max_batch_tokens: BatchTokens = 16384,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
-) -> None:
-    """Measure pass@1, pass@k and the cost of answers on held-out rows."""
-    from cluster.eval_run import EvalRun, task_configs
-    from cluster.report import show_evaluations
-    from cluster.terminal import console, log_to_terminal
-    from models.config import ModelConfig
-
-    log_to_terminal(logging.WARNING)
-    run = EvalRun(
-        model=ModelConfig(path=model, dtype=dtype),
-        tasks=task_configs(_split(task), test_file or []),
-        k=_whole_numbers("--k", k),
-        num_samples=num_samples,
-        limit=limit,
-        seed=seed,
-        max_batch_tokens=max_batch_tokens,
-        answers_file=None if json_file is None else json_file.with_suffix(".answers.jsonl"),
-    )
-    _check_folder(json_file)
-    decodings = [
-        decoding_of(
-            sampler=name,
-            options=options,
-            max_new_tokens=max_new_tokens,
-            block_length=block_length,
-            steps=steps,
-            temperature=float(num_samples > 1) if temperature is None else temperature,
-            top_p=top_p,
-            cache=cache,
-        )
-        for name in (_split(sampler) if sampler else [None])
-    ]
-    results = run.results(decodings)
-    show_evaluations(console(), [(decoding.sampler.name, result) for decoding, result in results])
-    if json_file is not None:
-        json_file.write_text(json.dumps(run.record(results), indent=2) + "\n", encoding="utf-8")
+eval_command.register(app)
 
 
 @app.command()
@@ -300,21 +225,10 @@ def _show_plan(loaded: Any) -> None:
     show(plan(loaded), console(), source=loaded.source)
 
 
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",")]
-
-
 def _check_folder(file: Path | None) -> None:
     """Refuse a result file that could not be written, before the work is done."""
     if file is not None and not file.absolute().parent.is_dir():
         raise ValueError(f"--json {file}: there is no folder {file.absolute().parent}; make it first")
-
-
-def _whole_numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{option} {text!r}: write whole numbers separated by commas, for instance 1,4,16") from error
 
 
 def _check_port(host: str, port: int) -> None:

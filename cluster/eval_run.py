@@ -1,16 +1,19 @@
-"""The evaluation behind `unmask eval`: tasks x samplers on one model, in this process."""
+"""The evaluation behind `unmask eval`: tasks x samplers on one model, in this process or on a pool of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.bulk_progress import PlainProgress
+from cluster.config import ClusterConfig
+from cluster.eval_answers import KeptSource, source
+from cluster.eval_rows import SETTINGS, Arm, Rows, label_of, named
 from cluster.evaluate import EvalResult, check_k, compare, evaluate
 from cluster.kept_answers import KeptAnswers
 from cluster.terminal import console
@@ -19,8 +22,6 @@ from reward.config import TaskConfig
 from reward.tasks import build
 from reward.worker import GraderWorker
 from rollout.config import DecodingConfig, EvalConfig, RolloutConfig
-from rollout.records import Prompt, Trajectory
-from rollout.worker import RolloutWorker
 
 CHUNK_ANSWERS = 256
 """Answers between two movements of the progress bar; answers do not depend on it."""
@@ -40,6 +41,10 @@ class EvalRun:
     max_batch_tokens: int
     answers_file: Path | None = None
     """Where the answers of an unfinished evaluation are kept; a later call with the same settings goes on from them."""
+    workers: RolloutConfig = field(default_factory=RolloutConfig)
+    """Number and size of the workers of a pool."""
+    cluster: ClusterConfig | None = None
+    """Where the pool is; None: one worker in this process."""
 
     def __post_init__(self) -> None:
         check_k(self.k, num_samples=self.num_samples)
@@ -48,24 +53,32 @@ class EvalRun:
         """Every task with every decoding. Rows are read before the model is."""
         tasks = [build(config) for config in self.tasks]
         rows = {task.name: len(task.rows("test")[: self.limit]) for task in tasks}
-        worker = RolloutWorker(self.model, RolloutConfig(max_batch_tokens=self.max_batch_tokens))
-        worker.load()
-        kept = None if self.answers_file is None else KeptAnswers(self.answers_file, self.model)
+        workers = self.workers.model_copy(update={"max_batch_tokens": self.max_batch_tokens})
         found: list[Result] = []
-        with closing(GraderWorker(self.tasks)) as grader, _progress() as progress:
+        with (
+            closing(GraderWorker(self.tasks)) as grader,
+            source(self.model, workers, self.cluster) as answers,
+            _progress(sum(rows.values()) * len(decodings)) as (advance, say),
+        ):
             grader.prove()
+            kept = None if self.answers_file is None else KeptAnswers(self.answers_file, self.model)
+            generate = KeptSource(answers, chunk_answers=CHUNK_ANSWERS, advance=advance, kept=kept)
             for task in tasks:
                 for decoding in decodings:
-                    bar = progress.add_task(f"{task.name} x {decoding.sampler.name}", total=rows[task.name])
+                    say(f"{task.name} x {label(decoding)}")
                     config = EvalConfig(**dict(decoding), num_samples=self.num_samples, limit=self.limit)
-                    generate = _Generate(worker, partial(progress.advance, bar), kept)
                     found.append((decoding, evaluate(generate, grader.grade, task, config, self.seed, k=self.k)))
-        if kept is not None:
-            kept.remove()
+            if kept is not None:
+                kept.close()
         return found
 
+    def remove_kept(self) -> None:
+        """Delete the answers kept: the numbers are where they should be."""
+        if self.answers_file is not None:
+            self.answers_file.unlink(missing_ok=True)
+
     def record(self, results: Sequence[Result]) -> dict[str, Any]:
-        """The results with what they were measured under, for JSON."""
+        """The results with what they were measured under, and the counts of each row, for JSON."""
         return {
             "model": self.model.path,
             "dtype": self.model.dtype,
@@ -78,44 +91,56 @@ class EvalRun:
                     **result.numbers(),
                     "sampler": decoding.sampler.name,
                     "sampler_options": decoding.sampler.options,
-                    **decoding.model_dump(exclude={"sampler"}),
+                    **decoding.model_dump(mode="json", exclude={"sampler"}),
+                    "rows": Rows.of(result.samples).numbers(),
                 }
                 for decoding, result in results
             ],
-            "comparisons": [comparison.numbers() for comparison in compare(named(results), seed=self.seed)],
+            "comparisons": [comparison.numbers() for comparison in compare(labelled(results), seed=self.seed)],
         }
 
+    def arms(self, results: Sequence[Result]) -> list[Arm]:
+        """The results as `unmask compare` reads them."""
+        shared = {"model": self.model.path, "dtype": self.model.dtype}
+        return named(
+            [
+                Arm(
+                    task=result.task,
+                    sampler=decoding.sampler.name,
+                    options=decoding.sampler.options,
+                    settings=shared
+                    | {name: value for name, value in decoding.model_dump(mode="json").items() if name in SETTINGS},
+                    seeds={self.seed: Rows.of(result.samples)},
+                )
+                for decoding, result in results
+            ]
+        )
 
-def named(results: Sequence[Result]) -> list[tuple[str, EvalResult]]:
-    """Each result with the name of its sampler."""
-    return [(decoding.sampler.name, result) for decoding, result in results]
+
+def label(decoding: DecodingConfig) -> str:
+    """The sampler and its options."""
+    return label_of(decoding.sampler.name, decoding.sampler.options)
 
 
-def _progress() -> Progress:
-    """A bar with rows done and time left."""
+def labelled(results: Sequence[Result]) -> list[tuple[str, EvalResult]]:
+    """Each result with the name and the options of its sampler."""
+    return [(label(decoding), result) for decoding, result in results]
+
+
+@contextmanager
+def _progress(num_rows: int) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """What hears of finished rows, and of what is worked on: a bar with time left, or plain lines where there is no
+    terminal."""
+    shared = console(stderr=True)
+    if not shared.is_terminal:
+        plain = PlainProgress(shared, num_rows, what="rows")
+        plain(0)
+        yield plain, lambda _: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console(stderr=True), transient=True)
-
-
-class _Generate:
-    """A worker's answers in chunks, so that a person sees them come, and each chunk is kept as soon as it is there."""
-
-    def __init__(self, worker: RolloutWorker, advance: Callable[[int], None], kept: KeptAnswers | None = None) -> None:
-        self._worker = worker
-        self._advance = advance
-        self._kept = kept
-
-    def __call__(
-        self, prompts: list[Prompt], num_samples: int, seed: int, decoding: DecodingConfig
-    ) -> list[list[Trajectory]]:
-        size = max(1, CHUNK_ANSWERS // num_samples)
-        answers: list[list[Trajectory]] = []
-        for start in range(0, len(prompts), size):
-            chunk = prompts[start : start + size]
-            make = partial(self._worker.generate, chunk, num_samples=num_samples, seed=seed, decoding=decoding)
-            answers += make() if self._kept is None else self._kept.answer(chunk, num_samples, seed, decoding, make)
-            self._advance(len(chunk))
-        return answers
+    with Progress(*columns, console=shared, transient=True) as progress:
+        bar = progress.add_task("", total=num_rows)
+        yield (lambda count: progress.advance(bar, count), lambda text: progress.update(bar, description=text))
 
 
 def task_configs(names: Sequence[str], test_files: Sequence[str]) -> list[TaskConfig]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cluster.chain_report import chain_numbers
+from cluster.eval_rows import num_tokens
 from cluster.statistics import Interval, bootstrap, majority, paired, pass_at_k, wilson
 from reward.tasks import Task
 from rollout.config import DecodingConfig, EvalConfig
@@ -108,7 +109,7 @@ def summarise(task: str, groups: Sequence[Group], *, k: Sequence[int] = (), seed
     at = {size: _pass_at_rows(num_R, right_R, size) for size in sorted({1, *k})}
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     forwards_R = np.array([sum(t.num_forwards for t in group.trajectories) for group in groups], dtype=float)
-    tokens_R = np.array([sum(map(_num_tokens, group.trajectories)) for group in groups], dtype=float)
+    tokens_R = np.array([sum(map(num_tokens, group.trajectories)) for group in groups], dtype=float)
     answers_R = np.array([len(group.trajectories) for group in groups], dtype=float)
     vote_R = np.array([majority(votes) for votes in map(_votes, groups) if votes], dtype=float)
     low, high = wilson(accuracy, len(counted))
@@ -234,10 +235,6 @@ def _votes(group: Group) -> list[tuple[str, bool]]:
 def _pass_at_rows(num_R: np.ndarray, right_R: np.ndarray, k: int) -> np.ndarray:
     """pass@k of each row with at least k graded answers."""
     return np.array([pass_at_k(int(n), int(c), k) for n, c in zip(num_R, right_R, strict=True) if n >= k])
-
-
-def _num_tokens(trajectory: Trajectory) -> int:
-    return min(trajectory.answer_length + 1, len(trajectory.tokens))
 
 
 def _ratio(above_R: np.ndarray, below_R: np.ndarray) -> float:

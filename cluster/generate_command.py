@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,12 @@ def generate(  # noqa: PLR0913 - an argument an option
     dtype: Dtype = "float32",
     max_batch_tokens: BatchTokens = 16384,
     as_json: Annotated[bool, typer.Option("--json", help="One trajectory a line.")] = False,
+    show_order: Annotated[
+        bool, typer.Option("--show-order", help="Show the step that committed each token, and its probability.")
+    ] = False,
+    order_picture: Annotated[
+        Path | None, typer.Option("--order-picture", metavar="FILE.png", help="Draw the same as a picture.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE.jsonl", help="Answer on a pool of workers, into this file."),
@@ -86,6 +93,7 @@ def generate(  # noqa: PLR0913 - an argument an option
 
     log_to_terminal(logging.WARNING)
     _check(context, prompt, prompts, out)
+    _check_order(show_order, order_picture, as_json=as_json, out=out)
     decoding = decoding_of(
         sampler=sampler,
         options=options,
@@ -101,7 +109,8 @@ def generate(  # noqa: PLR0913 - an argument an option
     rows = read_prompts(prompts) if prompts is not None else prompts_of(prompt or [])
     if out is None:
         budget = {"num_samples": num_samples, "seed": seed, "max_batch_tokens": max_batch_tokens}
-        _answer_here(model, dtype, rows, decoding, as_json=as_json, **budget)
+        order = Order(show_order, order_picture)
+        _answer_here(model, dtype, rows, decoding, as_json=as_json, order=order, **budget)
         return
     from cluster.bulk import BulkRun
     from cluster.config import ClusterConfig
@@ -134,8 +143,34 @@ def _check(context: typer.Context, prompt: list[str] | None, prompts: Path | Non
         raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
 
 
+def _check_order(show_order: bool, picture: Path | None, *, as_json: bool, out: Path | None) -> None:
+    if show_order and as_json:
+        raise ValueError("--show-order is for a person to read, and --json has the step_map; leave one out")
+    if out is not None and (show_order or picture is not None):
+        raise ValueError("--show-order and --order-picture show answers made in this process; leave out --out")
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise ValueError(f"--order-picture {picture}: there is no folder {picture.absolute().parent}; make it first")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ValueError(f"--order-picture {picture}: pictures are PNG; give a name that ends in .png")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Whether and where the order of denoising is shown."""
+
+    on_terminal: bool
+    picture: Path | None
+
+
 def _answer_here(
-    model: str, dtype: str, rows: Sequence[PromptRow], decoding: DecodingConfig, *, as_json: bool, **settings: int
+    model: str,
+    dtype: str,
+    rows: Sequence[PromptRow],
+    decoding: DecodingConfig,
+    *,
+    as_json: bool,
+    order: Order,
+    **settings: int,
 ) -> None:
     """Answer in this process and print."""
     import torch
@@ -149,8 +184,15 @@ def _answer_here(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     denoiser = models.load(model, dtype=getattr(torch, dtype), device=device)
     answers = answer(denoiser, rows, decoding, **settings)
+    if order.picture is not None:
+        from cluster.order_view import order_picture, save_picture
+
+        figure, num_left_out = order_picture(denoiser, rows, answers)
+        save_picture(figure, order.picture)
+        if num_left_out:
+            logger.warning("%s shows the first answers; %d are left out", order.picture, num_left_out)
     if not as_json:
-        show_answers(console(), denoiser, rows, answers)
+        show_answers(console(), denoiser, rows, answers, show_order=order.on_terminal)
         return
     for trajectory in (trajectory for trajectories in answers for trajectory in trajectories):
         sys.stdout.write(json.dumps(json_of(trajectory), ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,28 +35,25 @@ class KeptAnswers:
         }
         self._file = LineFile(path)
 
-    def answer(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        seed: int,
-        decoding: DecodingConfig,
-        make: Callable[[], Answers],
-    ) -> Answers:
-        """The answers kept for this question, or those that `make` gives, which are kept."""
+    def key(self, prompts: Sequence[Prompt], num_samples: int, seed: int, decoding: DecodingConfig) -> str:
+        """Hash of everything that the answers follow from."""
         asked = [[prompt.id, prompt.text, prompt.messages] for prompt in prompts]
         question = [self._model, asked, num_samples, seed, decoding.model_dump(mode="json")]
-        key = hashlib.blake2b(json.dumps(question, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
-        if key in self._known:
-            return [[_read(record) for record in records] for records in self._known[key]]
-        answers = make()
-        self._file.append({"key": key, "answers": [[_write(one) for one in row] for row in answers]})
-        return answers
+        return hashlib.blake2b(json.dumps(question, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
 
-    def remove(self) -> None:
-        """Delete the file: the evaluation is done."""
+    def find(self, key: str) -> Answers | None:
+        """The answers kept under this key."""
+        if key not in self._known:
+            return None
+        return [[_read(record) for record in records] for records in self._known[key]]
+
+    def keep(self, key: str, answers: Answers) -> None:
+        """Put answers on disk."""
+        self._file.append({"key": key, "answers": [[_write(one) for one in row] for row in answers]})
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 def _age(model: Path) -> list[Any]:

@@ -58,10 +58,16 @@ class Strip:
     reward: float | None = None
     label: str = ""
     """What the strip shows; made of step and reward if empty."""
+    probabilities: tuple[float, ...] = ()
+    """One a piece, shown below the steps; none if empty."""
 
     def __post_init__(self) -> None:
         if len(self.pieces) != len(self.step_map):
             raise ValueError(f"a strip needs one step per piece: {len(self.pieces)} pieces, {len(self.step_map)} steps")
+        if self.probabilities and len(self.probabilities) != len(self.pieces):
+            raise ValueError(
+                f"a strip needs one probability per piece: {len(self.pieces)} pieces, {len(self.probabilities)} of them"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Strip:
@@ -189,7 +195,8 @@ def _draw_strips(figure: Figure, strips: Sequence[Strip], *, bottom_share: float
             top = _draw_prompt(axes, strip.prompt, top)
             shown_prompt = strip.prompt
         top = _draw_strip(axes, strip, top, color_of)
-    _draw_legend(figure, color_of, last_step, height_share / height, bottom_share)
+    shows_shares = any(strip.probabilities for strip in strips)
+    _draw_legend(figure, color_of, last_step, height_share / height, bottom_share, shows_shares=shows_shares)
 
 
 def _draw_prompt(axes: Axes, prompt: str, top: float) -> float:
@@ -202,15 +209,22 @@ def _draw_prompt(axes: Axes, prompt: str, top: float) -> float:
 def _draw_strip(axes: Axes, strip: Strip, top: float, color_of: ScalarMappable) -> float:
     _text(axes, (_MARGIN, top + _TITLE_HEIGHT * 0.6), strip.title, size=10, color=_INK, bold=True)
     top += _TITLE_HEIGHT
-    width = _cell_width(strip)
+    width, shares = _cell_width(strip), iter(strip.probabilities)
     for line in _lines(strip):
         left = _MARGIN
         for text, step in line:
             cell = width * len(text)
             _draw_cell(axes, (left, top), cell, text, step, color_of)
+            if (share := next(shares, None)) is not None:
+                at = (left + cell / 2, top + _CELL_HEIGHT + _NUMBER_HEIGHT * 1.4)
+                _text(axes, at, f"{share:.2f}".removeprefix("0"), size=5.5, color=_GREY, center=True)
             left += cell
-        top += _CELL_HEIGHT + _NUMBER_HEIGHT
+        top += _line_height(strip)
     return top + _GAP
+
+
+def _line_height(strip: Strip) -> float:
+    return _CELL_HEIGHT + _NUMBER_HEIGHT * (2 if strip.probabilities else 1)
 
 
 def _draw_cell(
@@ -230,14 +244,21 @@ def _draw_cell(
 
 
 def _draw_legend(
-    figure: Figure, color_of: ScalarMappable, last_step: int, share_of_inch: float, bottom_share: float
+    figure: Figure,
+    color_of: ScalarMappable,
+    last_step: int,
+    share_of_inch: float,
+    bottom_share: float,
+    *,
+    shows_shares: bool,
 ) -> None:
     box = (_MARGIN / _WIDTH, bottom_share + 0.3 * share_of_inch, 3.2 / _WIDTH, 0.14 * share_of_inch)
     bar = figure.colorbar(color_of, cax=figure.add_axes(box), orientation="horizontal")
     bar.set_ticks(sorted({0, last_step // 2, last_step}))
     bar.ax.tick_params(labelsize=8, colors=_GREY, length=2, pad=2)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    label = "denoising step that committed the token (number below it); blank cells are spaces"
+    below = "number below it, then its probability" if shows_shares else "number below it"
+    label = f"denoising step that committed the token ({below}); blank cells are spaces"
     x_label, y_label = (_MARGIN + 3.5) / _WIDTH, bottom_share + 0.37 * share_of_inch
     figure.text(x_label, y_label, label, fontsize=8.5, color=_GREY, va="center")
 
@@ -316,7 +337,7 @@ def _strips_height(strips: Sequence[Strip]) -> float:
         if strip.prompt != shown_prompt:
             height += _PROMPT_HEIGHT * len(_prompt_lines(strip.prompt))
             shown_prompt = strip.prompt
-        height += _TITLE_HEIGHT + len(_lines(strip)) * (_CELL_HEIGHT + _NUMBER_HEIGHT) + _GAP
+        height += _TITLE_HEIGHT + len(_lines(strip)) * _line_height(strip) + _GAP
     return height
 
 

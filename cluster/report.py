@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cluster.evaluate import Comparison, EvalResult, compare
 from cluster.generate import PromptRow
+from cluster.order_view import order_grid, pieces_of
 from cluster.statistics import Interval
 from cluster.terminal import denoising_order
 from rollout.records import Trajectory
@@ -25,15 +26,23 @@ if TYPE_CHECKING:
 
 
 def show_answers(
-    console: Console, denoiser: Denoiser, rows: Sequence[PromptRow], answers: Sequence[Sequence[Trajectory]]
+    console: Console,
+    denoiser: Denoiser,
+    rows: Sequence[PromptRow],
+    answers: Sequence[Sequence[Trajectory]],
+    *,
+    show_order: bool = False,
 ) -> None:
-    """Each prompt with its answers; on a terminal the colour of a token says when it was committed."""
+    """Each prompt with its answers; on a terminal the colour of a token says when it was committed, and with
+    `show_order` a grid says it in numbers."""
     for row, trajectories in zip(rows, answers, strict=True):
         prompt = row.prompt.text or "\n".join(f"{m['role']}: {m['content']}" for m in row.prompt.messages or ())
         console.print(Text(f"{row.prompt.id}  ", style="dim").append(prompt, style="bold"), soft_wrap=True)
         for trajectory in trajectories:
             console.print(Text("  ").append(_answer(console, denoiser, trajectory)), soft_wrap=True)
             console.print(Text(f"  {_effort(trajectory)}", style="dim"))
+            if show_order:
+                console.print(order_grid(trajectory, pieces_of(denoiser, trajectory), width=console.width - 1))
 
 
 def show_evaluations(console: Console, results: Sequence[tuple[str, EvalResult]]) -> None:

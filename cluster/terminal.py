@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,6 +31,15 @@ def console(*, stderr: bool = False) -> Console:
     return shared
 
 
+def printed(show: Callable[[Console], None]) -> str:
+    """What a function prints, as plain text."""
+    page = Console(file=StringIO(), width=PLAIN_WIDTH, highlight=False, no_color=True)
+    show(page)
+    file = page.file
+    assert isinstance(file, StringIO)
+    return file.getvalue()
+
+
 def log_to_terminal(level: int) -> None:
     """Show log lines of our own code from `level` on, and warnings of everything else, above any live display."""
     root = logging.getLogger()
@@ -51,9 +61,13 @@ def show_error(text: str) -> None:
 def denoising_order(trajectory: Trajectory, pieces: Sequence[str]) -> Text:
     """An answer with each token in the colour of its step: yellow was committed first, blue last."""
     text = Text()
-    last = max(int(trajectory.num_steps) - 1, 1)
     for piece, step in zip(pieces, trajectory.step_map, strict=False):
-        share = min(int(step) / last, 1.0)
-        red, green, blue = (round(a + (b - a) * share) for a, b in zip(_EARLY, _LATE, strict=True))
-        text.append(piece, style=f"rgb({red},{green},{blue})")
+        text.append(piece, style=step_color(int(step), int(trajectory.num_steps)))
     return text
+
+
+def step_color(step: int, num_steps: int) -> str:
+    """Style of what was committed at a step of so many."""
+    share = min(step / max(num_steps - 1, 1), 1.0)
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(_EARLY, _LATE, strict=True))
+    return f"rgb({red},{green},{blue})"

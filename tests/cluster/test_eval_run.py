@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cluster import eval_run
-from cluster.eval_run import EvalRun, named
+from cluster.eval_answers import KeptSource
+from cluster.eval_run import EvalRun, labelled
 from cluster.kept_answers import KeptAnswers
 from models.config import ModelConfig
 from reward.config import TaskConfig
@@ -26,8 +27,18 @@ def worker(small_model):
     return worker
 
 
-def unused():
+def unused(chunks, question):
     raise AssertionError("these answers are kept")
+
+
+def ask(path, model, make, prompts=PROMPTS, num_samples=2, seed=1, decoding=DECODING):
+    """Answers of `make`, or those kept in the file, all prompts in one chunk."""
+    kept = KeptAnswers(path, ModelConfig(path=str(model)))
+    return KeptSource(make, chunk_answers=256, advance=lambda _: None, kept=kept)(prompts, num_samples, seed, decoding)
+
+
+def gives(answers):
+    return lambda chunks, question: iter([(0, answers)])
 
 
 def same(one: Trajectory, other: Trajectory) -> None:
@@ -46,9 +57,8 @@ def same(one: Trajectory, other: Trajectory) -> None:
 
 def test_kept_answers_are_the_very_same_records(worker, small_model, tmp_path):
     made = worker.generate(PROMPTS, num_samples=2, seed=1, decoding=DECODING)
-    model = ModelConfig(path=str(small_model))
-    KeptAnswers(tmp_path / "a.jsonl", model).answer(PROMPTS, 2, 1, DECODING, lambda: made)
-    read = KeptAnswers(tmp_path / "a.jsonl", model).answer(PROMPTS, 2, 1, DECODING, unused)
+    ask(tmp_path / "a.jsonl", small_model, gives(made))
+    read = ask(tmp_path / "a.jsonl", small_model, unused)
     assert [len(row) for row in read] == [2, 2, 2]
     for drawn, kept in zip(made, read, strict=True):
         for one, other in zip(drawn, kept, strict=True):
@@ -64,35 +74,28 @@ def test_kept_answers_are_the_very_same_records(worker, small_model, tmp_path):
         {"seed": 2},
         {"decoding": DECODING.model_copy(update={"temperature": 0.5})},
         {"decoding": DECODING.model_copy(update={"sampler": SamplerConfig(name="imh", options={"alpha": 2.0})})},
-        {"model": ModelConfig(path="another")},
+        {"model": "another"},
     ],
     ids=["prompts", "text", "samples", "seed", "temperature", "options", "model"],
 )
 def test_answers_to_another_question_are_not_used(worker, small_model, tmp_path, change):
-    question = {
-        "prompts": PROMPTS, "num_samples": 2, "seed": 1, "decoding": DECODING,
-        "model": ModelConfig(path=str(small_model)),
-    }  # fmt: skip
     made = worker.generate(PROMPTS, num_samples=2, seed=1, decoding=DECODING)
-
-    def ask(make, *, model, prompts, num_samples, seed, decoding):
-        return KeptAnswers(tmp_path / "a.jsonl", model).answer(prompts, num_samples, seed, decoding, make)
-
-    ask(lambda: made, **question)
-    assert len(ask(unused, **question)) == 3
+    question = {"path": tmp_path / "a.jsonl", "model": small_model}
+    ask(make=gives(made), **question)
+    assert len(ask(make=unused, **question)) == 3
     with pytest.raises(AssertionError, match="these answers are kept"):
-        ask(unused, **question | change)
+        ask(make=unused, **question | change)
 
 
 def test_a_torn_line_is_made_again(small_model, tmp_path):
-    model, path = ModelConfig(path=str(small_model)), tmp_path / "a.jsonl"
-    KeptAnswers(path, model).answer(PROMPTS, 1, 1, DECODING, lambda: [[], [], []])
+    path = tmp_path / "a.jsonl"
+    ask(path, small_model, gives([[], [], []]), num_samples=1)
     path.write_bytes(path.read_bytes()[:-20])
     made = []
-    kept = KeptAnswers(path, model)
-    kept.answer(PROMPTS, 1, 1, DECODING, lambda: made.append(1) or [[], [], []])
-    assert made == [1]
-    assert KeptAnswers(path, model).answer(PROMPTS, 1, 1, DECODING, unused) == [[], [], []]
+    again = lambda chunks, question: made.append(sorted(chunks)) or iter([(0, [[], [], []])])  # noqa: E731
+    ask(path, small_model, again, num_samples=1)
+    assert made == [[0]]
+    assert ask(path, small_model, unused, num_samples=1) == [[], [], []]
 
 
 def test_an_interrupted_evaluation_goes_on_and_comes_to_the_same_numbers(small_model, tmp_path, monkeypatch):
@@ -129,8 +132,9 @@ def test_an_interrupted_evaluation_goes_on_and_comes_to_the_same_numbers(small_m
     results = again.results(decodings)
     assert again.record(results) == expected
     assert len(calls) == 5 + 2  # six chunks: four are kept, the fifth and the sixth are made
+    again.remove_kept()
     assert not path.exists()
-    assert [name for name, _ in named(results)] == ["imh", "random"]
+    assert [name for name, _ in labelled(results)] == ["imh", "random"]
     assert expected["comparisons"][0]["sampler"] == "random"
     assert 0 < expected["results"][0]["chain"]["acceptance"] <= 1
     assert expected["results"][0]["forwards_per_answer"] > 5
