@@ -96,7 +96,7 @@ def _share(arm: Arm, k: int) -> str:
     value, (low, high) = arm.pass_at(k)
     if math.isnan(value):
         return "-"
-    per_seed = arm.over_seeds(k)
+    per_seed = [share for share in arm.over_seeds(k) if not math.isnan(share)]
     spread = f" +-{100 * float(np.std(per_seed, ddof=1)):.1f}" if len(per_seed) > 1 else ""
     return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}){spread}"
 

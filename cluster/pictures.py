@@ -257,8 +257,9 @@ def _draw_legend(
     bar.set_ticks(sorted({0, last_step // 2, last_step}))
     bar.ax.tick_params(labelsize=8, colors=_GREY, length=2, pad=2)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    below = "number below it, then its probability" if shows_shares else "number below it"
-    label = f"denoising step that committed the token ({below}); blank cells are spaces"
+    label = "denoising step that committed the token (number below it); blank cells are spaces"
+    if shows_shares:
+        label = "step that committed the token (first number below it), and its probability"
     x_label, y_label = (_MARGIN + 3.5) / _WIDTH, bottom_share + 0.37 * share_of_inch
     figure.text(x_label, y_label, label, fontsize=8.5, color=_GREY, va="center")
 

@@ -92,7 +92,7 @@ def test_an_evaluation_is_an_mlflow_run_with_one_below_it_for_each_sampler(unmas
     assert {"results.json", "table.txt", "quality.png", "pass_at_k.png", "samplers.json"} <= artifacts
 
 
-def eval_on(cluster, small_model, answers_file=None):
+def eval_on(cluster, small_model, answers_file=None, num_workers=2):
     run = EvalRun(
         model=ModelConfig(path=str(small_model)),
         tasks=[TaskConfig(name="arithmetic")],
@@ -102,7 +102,7 @@ def eval_on(cluster, small_model, answers_file=None):
         seed=3,
         max_batch_tokens=4096,
         answers_file=answers_file,
-        workers=RolloutConfig(num_workers=2, cpus_per_worker=0.25),
+        workers=RolloutConfig(num_workers=num_workers, cpus_per_worker=0.25),
         cluster=cluster,
     )
     decodings = [DecodingConfig(max_new_tokens=4, sampler=SamplerConfig(name=name)) for name in ("ar", "imh")]
@@ -120,8 +120,8 @@ def test_a_pool_and_this_process_come_to_the_same(small_model, tmp_path, monkeyp
     assert eval_on(None, small_model, kept) == here
 
 
-def test_workers_on_ray_come_to_the_same(small_model, local_ray):
-    assert eval_on(ClusterConfig(), small_model) == eval_on(None, small_model)
+def test_a_worker_on_ray_comes_to_the_same(small_model, local_ray):
+    assert eval_on(ClusterConfig(), small_model, num_workers=1) == eval_on(None, small_model)
 
 
 def test_generate_shows_the_order_and_draws_it(unmask, small_model, tmp_path):
