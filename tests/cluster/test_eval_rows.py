@@ -122,7 +122,7 @@ def test_tables_for_a_page_have_a_line_for_each_arm_and_each_difference():
 
 
 def test_a_k_beyond_the_answers_is_refused():
-    with pytest.raises(ValueError, match="pass@3 cannot be estimated: .*some row has 2"):
+    with pytest.raises(ValueError, match=r"pass@3 cannot be estimated: .*some row has 2"):
         markdown_tables([arm("ar", rows((2, 1)))], [3])
 
 
