@@ -10,7 +10,9 @@ from rollout.records import Trajectory
 from rollout.request import Request
 
 if TYPE_CHECKING:
+    from rollout.canvas import BlockView
     from rollout.engine import Engine
+    from samplers.records import BlockState, Commit, Evaluate
 
 
 class Batch:
@@ -58,6 +60,19 @@ class Batch:
                 one_block=self._one_block,
             )
         return bool(lane.rows)
+
+    @property
+    def active(self) -> list[int]:
+        """Index of the request of each active sequence, in the order of rows."""
+        return [row.index for row in self._lane.rows]
+
+    def look(self) -> tuple[BlockView, BlockState, Evaluate]:
+        """The first half of a step, where somebody else decides: one forward for every active sequence."""
+        return self._lane.look()
+
+    def take(self, view: BlockView, commit: Commit) -> list[tuple[int, Trajectory]]:
+        """The second half: commit what was decided; give the answers that are finished."""
+        return self._lane.take(view, commit, version=self._engine.weights_version)
 
     def step(self) -> list[tuple[int, Trajectory]]:
         """Run one forward for every active sequence and commit; give the answers that are finished."""

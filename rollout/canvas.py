@@ -14,7 +14,7 @@ import torch
 from rollout.layout import Layout
 from rollout.request import Request
 from rollout.row import Row
-from samplers.records import BlockState, Commit
+from samplers.records import BlockState, Commit, ResponseView
 
 
 class Canvases:
@@ -152,6 +152,16 @@ class BlockView:
             any_budget=any(r.steps is not None for r in requests),
             memory_RL={name: memory_SN[place] for name, memory_SN in canvases.memory_SN.items()},
         )
+
+    def response(self, canvases: Canvases, stops: Sequence[int], *, width: int) -> ResponseView:
+        """The answers as a whole, `width` slots the longest; `stops`: end of what the step's forward predicts."""
+        length_A = self.length_A - self.prompt_A
+        position_AT = self.prompt_A[:, None] + torch.arange(width, device=length_A.device)
+        inside_AT = position_AT < self.length_A[:, None]
+        last = canvases.token_SN.shape[1] - 1
+        masked_AT = canvases.masked_SN[self.slot_A[:, None], position_AT.clamp(max=last)] & inside_AT
+        seen_AT = position_AT < torch.tensor(stops, device=length_A.device)[:, None]
+        return ResponseView(masked_AT, seen_AT, length_A)
 
     def _candidates(self, masked_AL: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Masked slots; only a block's first one where the family commits it by itself."""

@@ -100,11 +100,12 @@ class Forwards:
             row.count_forward(spans[span], self._policy, self._layout)
         self._share(rows, spans, span_of_row)
         self._judge(watched)
+        owners = [rows[span_of_row.index(span)] for span in range(len(spans))]
         return Evaluation(
             self._denoiser,
             pending,
             span_of_row=span_of_row,
-            block_S=[rows[span_of_row.index(span)].block for span in range(len(spans))],
+            block_S=[(row.block[0], row.looks_until(self._policy)) for row in owners],
             attention_SL=None if probe is None else probe.sums(),
             fork=lambda *candidates: self._candidates(rows, view, *candidates),
         )

@@ -159,12 +159,7 @@ class Lane:
     @torch.inference_mode()
     def step(self, *, version: int) -> list[tuple[int, Trajectory]]:
         """Run one forward for every row and commit; give the answers that are finished, which leave."""
-        self.commits = []
-        # Rows of equal length, or neighbours in the cache, attend in one call.
-        by_length = self.kind.policy.kind == "none"
-        self.rows.sort(key=lambda row: (-row.length if by_length else 0, row.slot))
-        whole = BlockView(self._canvases, self.rows, self.rows[0].layout)
-        evaluate = self._forwards.evaluate(self.rows, whole)
+        whole, evaluate = self._forward()
         parts = self._parts()
         for members in parts:
             rows = [self.rows[place] for place in members]
@@ -174,6 +169,25 @@ class Lane:
                 seen = Selected(evaluate, members, view.slot_A.device)
             self._step_part(rows, view, seen)
         return self._advance(whole, version)
+
+    def look(self) -> tuple[BlockView, BlockState, Evaluate]:
+        """The first half of a step, for a lane of one sampler that decides elsewhere (`rollout.stepwise`)."""
+        view, evaluate = self._forward()
+        return view, self._state(self.rows, view), evaluate
+
+    def take(self, view: BlockView, commit: Commit, *, version: int) -> list[tuple[int, Trajectory]]:
+        """The second half: write what was decided; give the answers that are finished."""
+        self._canvases.commit(view, commit)
+        self._count(self.rows, commit)
+        return self._advance(view, version)
+
+    def _forward(self) -> tuple[BlockView, Evaluate]:
+        self.commits = []
+        # Rows of equal length, or neighbours in the cache, attend in one call.
+        by_length = self.kind.policy.kind == "none"
+        self.rows.sort(key=lambda row: (-row.length if by_length else 0, row.slot))
+        whole = BlockView(self._canvases, self.rows, self.rows[0].layout)
+        return whole, self._forwards.evaluate(self.rows, whole)
 
     def _parts(self) -> list[list[int]]:
         """Places of the rows that one call of one sampler decodes."""
@@ -195,6 +209,10 @@ class Lane:
 
     def _state(self, rows: Sequence[Row], view: BlockView) -> BlockState:
         """What the sampler is told; one that looks ahead also hears which slots a candidate's forward predicts."""
+        if rows[0].observes_response:
+            stops = [row.seen_until(self.kind.policy) for row in rows]
+            width = max(row.length - row.prompt_length for row in rows)
+            return replace(view.state, response=view.response(self._canvases, stops, width=width))
         lookahead = getattr(rows[0].sampler, "lookahead", None)
         if lookahead is None:
             return view.state
@@ -250,7 +268,9 @@ class Lane:
         finished, staying = [], []
         for row, first_masked, ended in zip(self.rows, *self._canvases.progress(view), strict=True):
             ended = ended and not row.request.fixed
-            if ended or first_masked == far or (row.one_block and first_masked >= row.block[1]):
+            # Steps that may commit nothing end with as many steps as there are slots.
+            idled = getattr(row.sampler, "may_idle", False) and row.step >= row.length - row.prompt_length
+            if ended or idled or first_masked == far or (row.one_block and first_masked >= row.block[1]):
                 finished.append(row)
                 continue
             if first_masked >= row.block[1]:

@@ -102,6 +102,21 @@ class Row:
             start = min(start, self.block[0] - shift)
         return Span(place, start, stop, self.visible)
 
+    def seen_until(self, policy: CachePolicy) -> int:
+        """End of the positions from the block on that every forward of the block computes."""
+        if policy.exact:
+            return self.visible
+        return min(policy.inside(self)[1], policy.refreshed(self)[1])
+
+    @property
+    def observes_response(self) -> bool:
+        """Whether the sampler looks at masked slots beyond the block."""
+        return getattr(self.sampler, "observes_response", False)
+
+    def looks_until(self, policy: CachePolicy) -> int:
+        """End of the slots that the sampler looks at."""
+        return self.seen_until(policy) if self.observes_response else self.block[1]
+
     def _range(self, policy: CachePolicy) -> tuple[int, int]:
         if policy.kind == "block":
             return self.kept, self.visible

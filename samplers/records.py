@@ -54,6 +54,18 @@ class Evaluate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseView:
+    """The whole answers of R sequences, T slots the longest; slots of a shorter one lie at the front."""
+
+    masked_RT: torch.Tensor
+    """bool."""
+    seen_RT: torch.Tensor
+    """bool. Masked slots among these are predicted by the step's forward; none lies left of the active block."""
+    length_R: torch.Tensor
+    """int64. Slots of each answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class BlockState:
     """The active blocks of R sequences at one denoising step.
 
@@ -99,6 +111,8 @@ class BlockState:
     ahead_RW: torch.Tensor | None = None
     """bool (R, W), W >= L, for a sampler with a `lookahead`. Masked slots that the forward of a candidate canvas
     predicts: those of the block first, later ones (`lookahead` is "response") behind them."""
+    response: ResponseView | None = None
+    """The answers as a whole, for a sampler that `observes_response`."""
     memory_RL: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """float32 (R, L) for each name in the sampler's `memory`: what it left at these slots a step ago, 0 at first."""
 

@@ -13,6 +13,9 @@ from samplers.count import AttentionPrefix, CountRule, EntropyBound, Factor, Fix
 from samplers.credit import CreditSampler
 from samplers.draw_first import DrawFirst
 from samplers.metropolis import Lookahead, Metropolis
+from samplers.policy.files import load_policy
+from samplers.policy.laws import law
+from samplers.policy.sampler import PolicySampler
 from samplers.position import (
     AttentionColumn,
     Confidence,
@@ -179,6 +182,18 @@ def _imh_sequence(
     return SequenceChain("imh_sequence", run, candidates, level, pick)
 
 
+def _policy(
+    *,
+    path: str | None = None,
+    beta: float = 1.0,
+    temperature: float | None = None,
+    eos_guard: bool | None = None,
+) -> StepSampler:
+    network, settings = load_policy(path)
+    chosen = law(settings.law, temperature=settings.temperature if temperature is None else temperature, beta=beta)
+    return PolicySampler("policy", network, chosen, settings.fallback, eos_guard)
+
+
 _SAMPLERS: dict[str, Maker] = {
     "ar": _blind("ar", LeftToRight()),
     "attn": _attn,
@@ -193,6 +208,7 @@ _SAMPLERS: dict[str, Maker] = {
     "lcr": _lcr,
     "margin": _judging("margin", Margin()),
     "max_s": _max_s,
+    "policy": _policy,
     "random": _blind("random", Random()),
     "threshold": _threshold,
 }

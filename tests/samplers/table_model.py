@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from samplers.records import BlockState, Commit, StepSampler
+from samplers.records import BlockState, Commit, ResponseView, StepSampler
 
 
 class TableModel:
@@ -53,6 +53,10 @@ def state_of(masked_RL: torch.Tensor, *, temperature: float = 0.0, sampler: Step
         "whole_response": False,
         "memory_RL": {name: torch.zeros(rows, columns) for name in (sampler.memory if sampler else ())},
     } | changes
+    # The block is the whole answer, as long as its first step or its last masked column says.
+    last_R = torch.where(masked_RL, torch.arange(columns) + 1, 0).amax(dim=1)
+    length_R = torch.maximum(values["block_masked_R"], last_R)
+    values.setdefault("response", ResponseView(masked_RL, masked_RL, length_R))
     flags = {
         "any_temperature": bool((values["temperature_R"] > 0).any()),
         "any_greedy": bool((values["temperature_R"] == 0).any()),

@@ -6,7 +6,7 @@ import samplers
 from samplers.registry import StepSampler
 
 NAMES = ["ar", "attn", "confidence", "credit", "eb", "egi", "entropy", "factor", "imh", "imh_sequence"]
-NAMES += ["lcr", "margin", "max_s", "random", "threshold"]
+NAMES += ["lcr", "margin", "max_s", "policy", "random", "threshold"]
 
 
 def test_names_are_those_of_the_public_surface() -> None:
