@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import eval_command, generate_command, serve_command, timeline_command
+from cluster import eval_command, generate_command, policy_command, serve_command, timeline_command
 from cluster.decoding_options import Seed
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
 
 
 generate_command.register(app)
+policy_command.register(app)
 timeline_command.register(app)
 serve_command.register(app)
 eval_command.register(app)

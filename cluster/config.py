@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.chat_rows import ChatData
 from learner.config import LearnerConfig
 from learner.sft_config import SftConfig
+from learner.unmasking_config import PolicyConfig
 from models.config import ModelConfig
 from reward.config import RewardConfig, TaskConfig
 from rollout.config import EvalConfig, RolloutConfig
@@ -103,3 +104,9 @@ class SftRecipe(_Run):
         if not self.tasks and not self.data:
             raise ValueError("there is nothing to learn from: give tasks, data, or both")
         return self
+
+
+class PolicyRecipe(_Run):
+    """`unmask policy`: reinforcement learning of an unmasking policy, the model frozen."""
+
+    policy: PolicyConfig = PolicyConfig()

@@ -18,11 +18,11 @@ from typing import Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.config import SftRecipe, TrainRecipe
+from cluster.config import PolicyRecipe, SftRecipe, TrainRecipe
 from cluster.errors import Problem, RecipeError, explain, untagged
 
 Origin = Literal["default", "recipe", "command line"]
-R = TypeVar("R", TrainRecipe, SftRecipe)
+R = TypeVar("R", TrainRecipe, SftRecipe, PolicyRecipe)
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,12 @@ def _problems(
         problem = explain(details, kind)
         problems.append(replace(problem, where=_place(key, lines, given), key=key))
     problems.sort(key=lambda problem: lines.get(problem.key, 0))
-    other, command = (SftRecipe, "sft") if kind is TrainRecipe else (TrainRecipe, "train")
     foreign = set(data) - set(kind.model_fields)
-    if foreign and foreign <= set(other.model_fields):
-        why = f"{', '.join(sorted(foreign))}: keys of the other kind of recipe; run it with `unmask {command}`"
-        return [Problem("", "", why), *problems]
+    kinds: dict[str, type[BaseModel]] = {"sft": SftRecipe, "train": TrainRecipe, "policy": PolicyRecipe}
+    for command, other in kinds.items():
+        if foreign and foreign <= set(other.model_fields):
+            why = f"{', '.join(sorted(foreign))}: keys of another kind of recipe; run it with `unmask {command}`"
+            return [Problem("", "", why), *problems]
     return problems
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.config import SftRecipe, TrainRecipe
+from cluster.config import PolicyRecipe, SftRecipe, TrainRecipe
 from learner.checkpoint import link
 
 METRICS_FILE = "metrics.jsonl"
@@ -42,7 +42,7 @@ class RunFolder:
         return self.path / "logs" / f"attempt_{self.attempt}"
 
 
-def open_run_folder(recipe: TrainRecipe | SftRecipe, *, resume: bool) -> RunFolder:
+def open_run_folder(recipe: TrainRecipe | SftRecipe | PolicyRecipe, *, resume: bool) -> RunFolder:
     """Makes the folder of a new run or of a further attempt, and points the `latest` links at it."""
     runs_dir = Path(recipe.runs_dir).resolve()
     known = _folders_of(runs_dir, recipe.name)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config import SftRecipe, TrainRecipe
+from cluster.config import PolicyRecipe, SftRecipe, TrainRecipe
 
-Recipe = TrainRecipe | SftRecipe
+Recipe = TrainRecipe | SftRecipe | PolicyRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,14 @@ class RunNote:
         tasks = ", ".join(task.name for task in recipe.tasks)
         if isinstance(recipe, SftRecipe):
             return f"**Supervised fine-tuning** of `{recipe.model.path}` on {tasks}, seed {recipe.seed}."
+        if isinstance(recipe, PolicyRecipe):
+            policy = recipe.policy
+            return (
+                f"**Unmasking policies** for `{recipe.model.path}` (frozen) on {tasks}, seed {recipe.seed}: alphas "
+                f"{', '.join(f'{alpha:g}' for alpha in policy.alphas)}; {policy.updates} updates of "
+                f"{policy.prompts_per_update} prompts x {policy.num_samples} answers, {policy.max_new_tokens} slots, "
+                f"learning rate {policy.lr:g}."
+            )
         rollout, objective = recipe.rollout, recipe.learner.objective
         return (
             f"**GRPO** of `{recipe.model.path}` on {tasks}, seed {recipe.seed}: {recipe.steps} steps of "
@@ -63,6 +71,13 @@ class RunNote:
         if self.checkpoint is None:
             return ""
         tasks = ",".join(task.name for task in self.recipe.tasks)
+        if isinstance(self.recipe, PolicyRecipe):
+            path = self.checkpoint / f"alpha_{self.recipe.policy.alphas[0]:g}"
+            return (
+                f"Policies, a folder each: `{self.checkpoint}`\n\n"
+                f"```\nunmask eval --model {self.recipe.model.path} --task {tasks} --sampler policy --set "
+                f"sampler.path={path}\n```"
+            )
         return (
             f"Weights, in the published layout: `{self.checkpoint}`\n\n"
             f"```\nunmask eval --model {self.checkpoint} --task {tasks}\n"
