@@ -6,14 +6,19 @@ can never be of different steps.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.answer_record import read_group, write_group
+from cluster.buffer import Entry
 from cluster.config import TrainRecipe
-from cluster.cursor import CursorState
+from cluster.cursor import CursorState, Visit
 from learner import checkpoint
+
+logger = logging.getLogger(__name__)
 
 FIXED = ("seed", "model", "tasks", "prompts_per_step", "staleness")
 """Settings that a resumed run must share with the run it goes on with; the order of prompts depends on them."""
@@ -34,6 +39,21 @@ class RunState(BaseModel):
     first_evaluation: dict[str, float]
     fixed: dict[str, Any]
     """The settings in `FIXED`."""
+    buffered: tuple[dict[str, Any], ...] = ()
+    """Graded groups that wait for the learner, with their visits."""
+    quarantined: dict[str, str] = {}
+    """Rows that no worker could answer, and why."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The groups in `buffered`."""
+        groups = [(record, read_group(record["group"])) for record in self.buffered]
+        return [Entry(Visit(record["number"], record["epoch"], group.prompt), group) for record, group in groups]
+
+
+def write_entry(entry: Entry) -> dict[str, Any]:
+    """One entry of `RunState.buffered`."""
+    return {"number": entry.visit.number, "epoch": entry.visit.epoch, "group": write_group(entry.group)}
 
 
 def fixed_settings(recipe: TrainRecipe) -> dict[str, Any]:
@@ -43,12 +63,32 @@ def fixed_settings(recipe: TrainRecipe) -> dict[str, Any]:
 
 
 def newest(folder: Path, recipe: TrainRecipe) -> tuple[Path, RunState] | None:
-    """The newest complete checkpoint, if there is one that this recipe can go on with."""
-    path = checkpoint.latest(folder)
-    if path is None:
-        return None
-    saved = checkpoint.read_state(path)
-    state = RunState.model_validate(saved["run"])
+    """The newest whole checkpoint, if there is one that this recipe can go on with.
+
+    A damaged one is set aside with a warning, and the one before takes its place; `CheckpointError` where none is left.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoint.checkpoints(folder)):
+        try:
+            saved = checkpoint.read_state(path, verify=True)
+        except checkpoint.CheckpointError as error:
+            problems.append(str(error))
+            aside = checkpoint.set_aside(path)
+            logger.warning("%s. It is now %s; the checkpoint before it is tried", error, aside.name)
+            continue
+        state = RunState.model_validate(saved["run"])
+        _check_same(path, state, saved, recipe)
+        return path, state
+    if problems:
+        raise checkpoint.CheckpointError(
+            f"every checkpoint in {folder} is damaged:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+            + "\nStart a new run with another name, or without --resume"
+        )
+    return None
+
+
+def _check_same(path: Path, state: RunState, saved: dict[str, Any], recipe: TrainRecipe) -> None:
     now = fixed_settings(recipe)
     if changed := [name for name in FIXED if state.fixed[name] != now[name]]:
         listed = "\n".join(f"  {name}: was {state.fixed[name]}, is {now[name]}" for name in changed)
@@ -62,7 +102,6 @@ def newest(folder: Path, recipe: TrainRecipe) -> tuple[Path, RunState] | None:
             f"{path} was saved by {saved['world_size']} learner ranks and learner.engine.num_ranks is "
             f"{recipe.learner.engine.num_ranks}: optimizer state belongs to a number of ranks; resume with the same"
         )
-    return path, state
 
 
 def commit(folder: Path, step: int, *, keep: int) -> Path:

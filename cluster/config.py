@@ -35,6 +35,10 @@ class ClusterConfig(BaseModel):
     placement_timeout_s: float = Field(default=120, gt=0)
     start_timeout_s: float = Field(default=600, gt=0)
     """Deadline for an actor to load its model."""
+    max_learner_restarts: int = Field(default=3, ge=0)
+    """How often the learner may be started anew without a checkpoint in between."""
+    stall_timeout_s: float = Field(default=7200, gt=0)
+    """A run in which nothing has ended for so long says what everybody waits for and ends."""
 
 
 class CheckpointConfig(BaseModel):
@@ -82,8 +86,12 @@ class TrainRecipe(_Run):
     """Policy updates."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups per update (B)."""
-    staleness: Literal[0] = 0
+    staleness: int = Field(default=0, ge=0)
     """Weight versions by which rollouts may lag behind the learner; 0 is synchronous."""
+    max_in_flight: int | None = Field(default=None, ge=1)
+    """Prompts that are answered and graded at once; all that the staleness allows if not given."""
+    max_buffer_bytes: int | None = Field(default=2**32, ge=1)
+    """No prompt is drawn while the groups that wait for the learner take more; null: no bound."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()

@@ -8,6 +8,7 @@ from cluster.bundles import check_placement
 from cluster.config import SftRecipe, TrainRecipe
 from cluster.recipe import Loaded
 from learner.objective_config import LIKELIHOODS, ObjectiveConfig, likelihoods
+from cluster.staleness import check_staleness, staleness_warnings
 from learner.sft_config import AgdoMasking
 from rollout.config import DecodingConfig
 
@@ -23,6 +24,7 @@ def check_settings(loaded: Loaded[Any]) -> list[str]:
     if isinstance(recipe, TrainRecipe):
         _check_rollout(recipe)
         _check_likelihood(recipe)
+        check_staleness(recipe)
         warnings += _step_warnings("rollout", recipe.rollout) + _train_warnings(loaded, recipe)
     else:
         _check_selection(recipe)
@@ -139,7 +141,7 @@ def _sft_warnings(recipe: SftRecipe) -> list[str]:
 
 def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
     objective, rollout = recipe.learner.objective, recipe.rollout
-    warnings = []
+    warnings = staleness_warnings(recipe)
     if rollout.temperature == 0:
         warnings.append("rollout.temperature 0: all answers of a group are the same and nothing is learnt; set it to 1")
     warnings += _objective_warnings(loaded, objective) + _group_warnings(loaded, recipe)

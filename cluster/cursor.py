@@ -67,6 +67,7 @@ class Cursor:
         self._weights = weights
         self._seed = seed
         self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._held: set[int] = set()
         self._rewind(CursorState())
 
     @property
@@ -80,15 +81,17 @@ class Cursor:
         while len(visits) < num_visits:
             number = self._next
             task_index, turn = self._take_turn()
-            if number >= self._frontier and number not in self._done:
+            if number >= self._frontier and number not in self._done and number not in self._held:
                 visits.append(self._visit(number, task_index, turn))
         return visits
 
     def finish(self, numbers: Iterable[int]) -> None:
         """Marks visits as done: trained, dropped or given up. They are not drawn again, whatever happens."""
         for number in numbers:
-            if number >= self._next or number < self._frontier or number in self._done:
+            was_drawn = number < self._next or number in self._held
+            if not was_drawn or number < self._frontier or number in self._done:
                 raise ValueError(f"visit {number} was not drawn or is done already")
+            self._held.discard(number)
             self._done.add(number)
         while self._frontier in self._done:
             self._done.remove(self._frontier)
@@ -98,13 +101,18 @@ class Cursor:
         """What a checkpoint keeps."""
         return CursorState(frontier=self._frontier, done_above=tuple(sorted(self._done)))
 
-    def load(self, state: CursorState) -> None:
-        """Goes on after a saved state; what was drawn but not done then comes next."""
+    def load(self, state: CursorState, held: Iterable[int] = ()) -> None:
+        """Goes on after a saved state; what was drawn but not done then comes next, the visits `held` left out.
+
+        Those count as drawn: their groups were saved with the state.
+        """
         self._rewind(state)
+        self._held = set(held)
 
     def _rewind(self, state: CursorState) -> None:
         self._frontier = state.frontier
         self._done = set(state.done_above)
+        self._held = set()
         self._next = 0
         self._turns = [0] * len(self._tasks)
         while self._next < self._frontier:

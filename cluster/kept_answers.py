@@ -6,16 +6,13 @@ everything that the answers follow from, so a line serves nothing but the same q
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cluster.answer_record import read, write
 from cluster.line_file import LineFile, read_lines
 from models.config import ModelConfig
 from rollout.config import DecodingConfig
@@ -45,11 +42,11 @@ class KeptAnswers:
         """The answers kept under this key."""
         if key not in self._known:
             return None
-        return [[_read(record) for record in records] for records in self._known[key]]
+        return [[read(record) for record in records] for records in self._known[key]]
 
     def keep(self, key: str, answers: Answers) -> None:
         """Put answers on disk."""
-        self._file.append({"key": key, "answers": [[_write(one) for one in row] for row in answers]})
+        self._file.append({"key": key, "answers": [[write(one) for one in row] for row in answers]})
 
     def close(self) -> None:
         """Close the file."""
@@ -59,28 +56,3 @@ class KeptAnswers:
 def _age(model: Path) -> list[Any]:
     """Names and times of a folder's weights; nothing for a model that is not a folder."""
     return sorted((file.name, file.stat().st_mtime_ns) for file in model.glob("*.safetensors"))
-
-
-def _write(trajectory: Trajectory) -> dict[str, Any]:
-    return {field.name: _plain(getattr(trajectory, field.name)) for field in fields(Trajectory)}
-
-
-def _read(record: Mapping[str, Any]) -> Trajectory:
-    values = {name: _value(entry) for name, entry in record.items()}
-    return Trajectory(**values | {"weights_version": tuple(values["weights_version"])})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return {"dtype": str(value.dtype), "shape": value.shape, "data": data}
-    return {name: _plain(entry) for name, entry in value.items()} if isinstance(value, Mapping) else value
-
-
-def _value(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    if set(entry) == {"dtype", "shape", "data"}:
-        flat = np.frombuffer(base64.b64decode(entry["data"]), dtype=entry["dtype"])
-        return flat.reshape(entry["shape"]).copy()
-    return {name: _value(one) for name, one in entry.items()}

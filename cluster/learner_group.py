@@ -2,14 +2,17 @@
 
 All ranks get every call, because most of their methods are collective. A rank that is gone or late leaves the others
 waiting in a collective that nobody will join, so the first failure of a call ends the whole group: all ranks are
-killed, and `LearnerLostError` names the failed one and quotes its log. To start again from the last checkpoint is the
-run's affair.
+killed, and `LearnerLostError` names the failed one and quotes its log. `restart` makes a new group of the same ranks;
+to bring it to the last checkpoint is the run's affair (`cluster.recovery`).
+
+While the ranks work, the driver does what `alongside` names: with a staleness above 0 it draws and grades prompts.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster.actors import Launcher, wait
@@ -46,6 +49,7 @@ class LearnerGroup:
         self._engine = recipe.learner.engine
         self._keep_zero_advantage = recipe.learner.objective.kl_coef > 0
         self._is_local = launcher.mode == "local"
+        self._meanwhile: Callable[[Sequence[Future]], None] | None = None
         place = placement or Placement()
         self._ranks: list[Handle] = [
             launcher.launch(
@@ -112,14 +116,33 @@ class LearnerGroup:
         """
         return self._all("weights", timeout_s=self._engine.timeout_s, keep=True, copy=self._is_local)
 
-    def save(self, path: str, state: dict[str, Any]) -> None:
-        """Writes a checkpoint with the run's counters; it is complete when this returns."""
-        self._all("save", path, state, timeout_s=self._engine.timeout_s)
+    def save(self, path: str, state: dict[str, Any]) -> str:
+        """Writes a checkpoint with the run's counters; complete when this returns nothing, else why it is absent."""
+        problem: str = self._all("save", path, state, timeout_s=self._engine.timeout_s)
+        return problem
 
     def load(self, path: str) -> dict[str, Any]:
         """Restores a checkpoint and returns the run's counters."""
         state: dict[str, Any] = self._all("load", path, timeout_s=self._engine.start_timeout_s)
         return state
+
+    @contextmanager
+    def alongside(self, work: Callable[[Sequence[Future]], None]) -> Iterator[None]:
+        """In the body, `work(calls)` is done again and again while calls of the ranks are under way.
+
+        It has to return when one of the calls ends, or soon.
+        """
+        self._meanwhile = work
+        try:
+            yield
+        finally:
+            self._meanwhile = None
+
+    def restart(self) -> None:
+        """New processes in place of all ranks, with the weights that the run began with."""
+        for handle in self._ranks:
+            handle.restart()
+        self.start()
 
     def close(self) -> None:
         """Kills all ranks."""
@@ -143,6 +166,9 @@ class LearnerGroup:
         """Rank 0's value once all have answered; the first failure ends the group."""
         running, failures = list(calls), list[CallFailure]()
         while running and not failures:
+            if self._meanwhile is not None and not any(future.is_done() for future in running):
+                self._meanwhile(running)
+                continue
             ended, running = wait(running, timeout_s=POLL_S)
             failures += _failures(ended)
         if not failures:

@@ -3,8 +3,8 @@
     cursor -> prompts -> rollout pool -> trajectories -> grader pool -> groups -> learner -> weights vN -> rollout pool
 
 Step k trains on what the weights of version k - 1 - staleness or later have drawn and publishes version k. With a
-staleness of 0, `gather` draws exactly what the next update needs; with more, it returns while further answers are under
-way, and nothing else changes.
+staleness of 0 exactly what the next update needs is drawn; with more, the pools go on while the learner works, and
+nothing else changes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.buffer import GroupBuffer
-from cluster.checkpointing import RunState, commit, fixed_settings
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
 from cluster.evaluate import evaluate
 from cluster.gather import Gatherer
 from cluster.grader_pool import GraderPool
-from cluster.learner_group import LearnerGroup
+from cluster.learner_group import LearnerGroup, LearnerLostError
 from cluster.metrics import eval_metrics
+from cluster.recovery import recover, save
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import RunFolder
 from cluster.step_report import report_step, show_evaluation
+from cluster.stop_signal import StopRequested
 from cluster.stopwatch import Stopwatch
 from cluster.transport import WeightTransport
+from learner import checkpoint
 from learner.checkpoint import step_folder
 from learner.groups import training_groups
 from learner.records import Sample
@@ -52,6 +54,7 @@ class TrainRun:
     buffer: GroupBuffer
     rollouts: RolloutPool
     graders: GraderPool
+    gatherer: Gatherer
     learner: LearnerGroup
     transport: WeightTransport
     tokenizer: PreTrainedTokenizerBase
@@ -61,26 +64,42 @@ class TrainRun:
     """Updates done; also the version of the newest weights."""
     first_evaluation: dict[str, float] = field(default_factory=dict)
     last_evaluation: dict[str, float] = field(default_factory=dict)
+    num_recoveries: int = 0
+    """How often the learner was started anew since the last checkpoint."""
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 def train(run: TrainRun) -> None:
     """Does the steps that are left, with evaluations before, between and after them, and a checkpoint at the end."""
-    gatherer = Gatherer(run.recipe, cursor=run.cursor, buffer=run.buffer, rollouts=run.rollouts, graders=run.graders)
-    publish_weights(run)
+    while True:
+        try:
+            publish_weights(run)
+            with run.learner.alongside(lambda calls: run.gatherer.turn(run.rollouts.version, calls)):
+                evaluate_if_due(run)
+                while run.step < run.recipe.steps:
+                    train_step(run)
+            return
+        except LearnerLostError as lost:
+            recover(run, lost)
+        except StopRequested:
+            save_before_stop(run)
+            raise
+
+
+def train_step(run: TrainRun) -> None:
+    """One policy update. While the learner works, `alongside` keeps the pools busy as far as the staleness allows."""
+    run.watch.lap()
+    gathered = run.gatherer.step(run.step, run.watch)
+    samples = with_advantages(gathered.groups, run.recipe)
+    with run.watch.stage("update"):
+        learned = run.learner.update(samples)
+    run.buffer.commit(gathered.visits)
+    run.cursor.finish(gathered.visits)
+    run.step += 1
+    published = publish_weights(run)
+    report_step(run, gathered, {**learned, **published})
+    save_if_due(run)
     evaluate_if_due(run)
-    while run.step < run.recipe.steps:
-        run.watch.lap()
-        gathered = gatherer.step(run.step, run.watch)
-        samples = with_advantages(gathered.groups, run.recipe)
-        with run.watch.stage("update"):
-            learned = run.learner.update(samples)
-        run.cursor.finish(gathered.visits)
-        run.step += 1
-        published = publish_weights(run)
-        report_step(run, gathered, {**learned, **published})
-        save_if_due(run)
-        evaluate_if_due(run)
 
 
 def with_advantages(groups: Sequence[Group], recipe: TrainRecipe) -> list[Sample]:
@@ -143,19 +162,15 @@ def save_if_due(run: TrainRun) -> None:
     if run.step != run.recipe.steps and not (every and run.step % every == 0):
         return
     run.watch.lap()
-    state = RunState(
-        step=run.step,
-        cursor=run.cursor.state(),
-        ended=run.buffer.ended,
-        run_id=run.tracker.run_id,
-        first_evaluation=run.first_evaluation,
-        fixed=fixed_settings(run.recipe),
-    )
     with run.watch.stage("checkpoint"):
-        run.learner.save(str(step_folder(run.folder.checkpoints, run.step)), {"run": state.model_dump(mode="json")})
-        path = commit(run.folder.checkpoints, run.step, keep=run.recipe.checkpoint.keep)
+        save(run)
     run.tracker.log(run.step, {"time/checkpoint_s": run.watch.lap()["step"]})
-    run.progress.note(f"checkpoint: {path}")
+
+
+def save_before_stop(run: TrainRun) -> None:
+    """A checkpoint of the last whole step, unless there is one; the run was told to stop."""
+    if run.step > 0 and checkpoint.latest(run.folder.checkpoints) != step_folder(run.folder.checkpoints, run.step):
+        save(run)
 
 
 def _value(score: Score) -> float:

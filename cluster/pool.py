@@ -12,11 +12,16 @@ What is retried, and where, is decided here and not by Ray:
 | lost, out of memory, late | killed, started anew | to the next free worker, `max_retries` times, then the failure |
 | `raised`, several items | stays ready | one by one, to find the guilty one |
 | `raised`, one item | stays ready | the failure, never retried |
+
+From the second time on, what lost its worker is tried one by one: an item that kills workers takes no other with it.
+With a `straggler_factor`, a call that takes that many times longer than its like is made a second time on a worker that
+has nothing else to do; the first answer wins, and the other is thrown away when it comes.
 """
 
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -32,6 +37,10 @@ logger = logging.getLogger(__name__)
 MAX_RESTARTS = 5
 """Restarts of one worker without a call that went well in between; after that it is gone."""
 POLL_S = 60.0
+MIN_CALLS_KNOWN = 5
+"""Calls that have to have ended before any is called late."""
+MIN_STRAGGLER_S = 2.0
+"""No call is late before."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,9 +84,19 @@ class Member(Generic[Item]):
 class WorkerPool(ABC, Generic[Item, Result]):
     """Sends work to whichever worker is free, one call at a time each."""
 
-    def __init__(self, specs: Sequence[ActorSpec], launcher: Launcher, *, max_retries: int) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ActorSpec],
+        launcher: Launcher,
+        *,
+        max_retries: int,
+        straggler_factor: float | None = None,
+    ) -> None:
         self._members: list[Member[Item]] = [Member(launcher.launch(spec)) for spec in specs]
         self._max_retries = max_retries
+        self._straggler_factor = straggler_factor
+        self._item_s: deque[float] = deque(maxlen=64)
+        self.num_reissued = 0
         self._queue: deque[Work[Item]] = deque()
         self._ended: list[tuple[Item, Result | CallFailure]] = []
         self._failures: Counter[str] = Counter()
@@ -174,6 +193,30 @@ class WorkerPool(ABC, Generic[Item, Result]):
         self._ended += others
         return [outcomes[id(item)] for item in items]
 
+    def abandon(self) -> None:
+        """Forgets all work: what is queued is not done, what is under way is thrown away when it ends."""
+        self._queue.clear()
+        self._ended = []
+        for member in self._members:
+            self._disown(member)
+
+    def describe(self) -> list[str]:
+        """What each worker does, a line each, for a person who wonders what everybody waits for."""
+        now = time.monotonic()
+        lines = [f"{len(self._queue)} pieces of work queued"]
+        for member in self._members:
+            if member.is_gone:
+                state = "gone for good"
+            elif member.call:
+                future, work = member.call
+                state = f"works on {len(work.items)} items for {now - work.started:.0f} s, ended: {future.is_done()}"
+            elif member.preparation:
+                state = f"prepares itself for {now - member.since:.0f} s"
+            else:
+                state = "has nothing to do"
+            lines.append(f"{member.handle.name} {state} (restarts: {member.num_restarts})")
+        return lines
+
     def take_call_seconds(self) -> list[float]:
         """How long the calls took that went well since the last time."""
         seconds, self._call_s = self._call_s, []
@@ -187,10 +230,12 @@ class WorkerPool(ABC, Generic[Item, Result]):
     # ---- inside
 
     def _settle(self, *, with_new: bool) -> None:
-        """Waits until one worker at least is ready and none prepares, processes that were never ready left out."""
+        """Waits until at least one worker is ready and no idle one prepares, new processes only `with_new`."""
         self._require_a_worker()
-        while self.num_ready == 0 or any(m.preparation and (with_new or not m.is_new) for m in self._members):
-            wait([future for member in self._members for future in member.preparation[-1:]], timeout_s=POLL_S)
+        while self.num_ready == 0 or any(
+            m.preparation and m.call is None and (with_new or not m.is_new) for m in self._members
+        ):
+            wait(self.futures(), timeout_s=POLL_S)
             self._ended = self.collect()
 
     def _prepared(self, answers: Sequence[Any], seconds: float) -> None:
@@ -223,8 +268,12 @@ class WorkerPool(ABC, Generic[Item, Result]):
         outcome = future.outcome()
         if not isinstance(outcome, CallFailure):
             member.num_restarts = 0
-            self._call_s.append(time.monotonic() - work.started)
-            self._ended += zip(work.items, self._results(work.items, outcome), strict=True)
+            seconds = time.monotonic() - work.started
+            self._call_s.append(seconds)
+            if work.items:
+                self._item_s.append(seconds / len(work.items))
+                self._ended += zip(work.items, self._results(work.items, outcome), strict=True)
+                self._disown(self._twin(work))
             return
         self._note(outcome)
         self._retry(work, outcome)
@@ -232,18 +281,23 @@ class WorkerPool(ABC, Generic[Item, Result]):
             self._replace(member, outcome)
 
     def _retry(self, work: Work[Item], failure: CallFailure) -> None:
-        if failure.is_infrastructure and work.num_tries < self._max_retries:
-            self._queue.appendleft(Work(work.items, work.num_tries + 1))
-        elif not failure.is_infrastructure and len(work.items) > 1:
+        is_last = work.num_tries >= self._max_retries
+        if not work.items or (failure.is_infrastructure and self._twin(work)):
+            return
+        if failure.is_infrastructure and work.num_tries == 0 and not is_last:
+            self._queue.appendleft(Work(work.items, 1))
+        elif len(work.items) > 1 and not (failure.is_infrastructure and is_last):
             self._queue.extendleft(Work((item,), work.num_tries) for item in reversed(work.items))
+        elif failure.is_infrastructure and not is_last:
+            self._queue.appendleft(Work(work.items, work.num_tries + 1))
         else:
             self._ended += [(item, failure) for item in work.items]
 
     def _replace(self, member: Member[Item], failure: CallFailure) -> None:
         """A fresh process in place of one that was lost or is stuck; what that one worked on is sent elsewhere."""
         if member.call:
-            self._retry(member.call[1], failure)
-            member.call = None
+            work, member.call = member.call[1], None
+            self._retry(work, failure)
         if member.num_restarts >= MAX_RESTARTS:
             self._give_up(member, failure)
             return
@@ -272,6 +326,36 @@ class WorkerPool(ABC, Generic[Item, Result]):
                 work = self._queue.popleft()
                 started = time.monotonic()
                 member.call = self._call(member.handle, work.items), replace(work, started=started)
+        self._reissue_late()
+
+    def _reissue_late(self) -> None:
+        """Gives workers that have nothing to do a second go at calls that take far longer than their like."""
+        if self._straggler_factor is None or len(self._item_s) < MIN_CALLS_KNOWN:
+            return
+        idle = [member for member in self._members if member.is_ready and member.call is None]
+        typical_s = statistics.median(self._item_s)
+        for member in self._members if idle else ():
+            if member.call is None or not member.call[1].items or self._twin(member.call[1], member):
+                continue
+            work = member.call[1]
+            limit_s = max(MIN_STRAGGLER_S, self._straggler_factor * typical_s * len(work.items))
+            if idle and time.monotonic() - work.started > limit_s:
+                other = idle.pop()
+                logger.warning(
+                    "%s is late with %d items: %s tries too", *(member.handle.name, len(work.items), other.handle.name)
+                )
+                other.call = self._call(other.handle, work.items), replace(work, started=time.monotonic())
+                self.num_reissued += 1
+
+    def _twin(self, work: Work[Item], but: Member[Item] | None = None) -> Member[Item] | None:
+        """Another worker that works on the very same items."""
+        same = (m for m in self._members if m is not but and m.call and work.items and m.call[1].items is work.items)
+        return next(same, None)
+
+    def _disown(self, member: Member[Item] | None) -> None:
+        """Lets a call go on that nobody wants the result of."""
+        if member and member.call:
+            member.call = member.call[0], Work((), started=member.call[1].started)
 
     def _require_a_worker(self) -> None:
         if all(member.is_gone for member in self._members):

@@ -72,15 +72,15 @@ class RolloutPool(WorkerPool[Ask, Answers]):
             )
             for index in range(rollout.num_workers)
         ]
-        super().__init__(specs, launcher, max_retries=rollout.max_retries)
+        super().__init__(specs, launcher, max_retries=rollout.max_retries, straggler_factor=rollout.straggler_factor)
         self._config = rollout
         self._transport = transport
         self._start_timeout_s = start_timeout_s
         self._published: Published | None = None
         self._loads: list[tuple[Swap, float]] = []
         """What each worker that took the newest weights says of it, and the seconds from telling it to its answer."""
-        self._told: dict[str, int] = {}
-        """Version that each worker was last given, or was to load, by its name."""
+        self._told: dict[str, Published | None] = {}
+        """The weights that each worker was last given, or was to load, by its name; None: its checkpoint's."""
 
     @property
     def version(self) -> int:
@@ -88,7 +88,11 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         return self._published.version if self._published else 0
 
     def sync(self, published: Published) -> dict[str, float]:
-        """Gives all workers new weights; returns when those that were ready have reported the version."""
+        """Gives all workers new weights; returns when those that had nothing to do have reported the version.
+
+        One that is at work takes them after its call or, with `rollout.on_update` keep, between two forwards of it, and
+        gets no other prompt before it has reported the version.
+        """
         assert self._transport is not None, "a pool without a transport serves the checkpoint only"
         self._published = published
         self._loads = []
@@ -133,18 +137,24 @@ class RolloutPool(WorkerPool[Ask, Answers]):
 
     def _weights(self, handle: Handle) -> list[Future]:
         calls = []
-        self._told[handle.name] = self.version
+        timeout_s = self._start_timeout_s + self._config.timeout_s  # it may have to end a call first
+        self._told[handle.name] = self._published
         if self._published is not None:
             assert self._transport is not None
-            calls.append(self._transport.send(handle, self._published, timeout_s=self._start_timeout_s))
-        return [*calls, handle.call("version", timeout_s=self._start_timeout_s)]
+            calls.append(
+                self._transport.send(
+                    handle, self._published, timeout_s=timeout_s, between_forwards=self._config.on_update == "keep"
+                )
+            )
+        return [*calls, handle.call("version", timeout_s=timeout_s)]
 
     def _wrong_with(self, handle: Handle, answers: Sequence[Any]) -> str:
-        told = self._told[handle.name]
+        published = self._told[handle.name]
+        told = published.version if published else 0
         return "" if answers[-1] == told else f"it has weights {answers[-1]}, and should have {told}"
 
     def _missing(self, handle: Handle) -> list[Future]:
-        return [] if self._told[handle.name] == self.version else self._weights(handle)
+        return [] if self._told[handle.name] is self._published else self._weights(handle)
 
     def _prepared(self, answers: Sequence[Any], seconds: float) -> None:
         if isinstance(answers[0], Swap):  # of a fresh process the first call is `load`, which says nothing

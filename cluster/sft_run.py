@@ -19,6 +19,7 @@ from pathlib import Path
 from cluster.actors import Launcher
 from cluster.bundles import learner_need
 from cluster.config import SftRecipe
+from cluster.errors import RunError
 from cluster.evaluate import evaluate
 from cluster.learner_group import LearnerGroup
 from cluster.logs import log_file
@@ -163,7 +164,8 @@ def save(run: SftRun) -> Path:
     """Writes a checkpoint of the present step; the newest ones and the best one stay."""
     folder = run.folder.checkpoints
     path = checkpoint.step_folder(folder, run.step)
-    run.learner.save(str(path), {"run": {"step": run.step}})
+    if problem := run.learner.save(str(path), {"run": {"step": run.step}}):
+        raise RunError(f"the checkpoint of step {run.step} could not be written: {problem}; make room, then --resume")
     checkpoint.link(folder / "latest", path)
     best = checkpoint.step_folder(folder, run.best_step) if run.evaluations else None
     checkpoint.prune(folder, keep=run.recipe.checkpoint.keep, spare=best)

@@ -21,6 +21,7 @@ from cluster.bundles import train_needs
 from cluster.checkpointing import RunState, newest
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
+from cluster.gather import Gatherer
 from cluster.grader_pool import GraderPool
 from cluster.learner_group import LearnerGroup
 from cluster.logs import log_file
@@ -31,9 +32,11 @@ from cluster.preflight import check_all
 from cluster.progress import Progress
 from cluster.ray_start import ray_session
 from cluster.recipe import Loaded
+from cluster.recovery import restore
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import RunFolder, open_run_folder
 from cluster.spans import SpanFile
+from cluster.stop_signal import StopSignal
 from cluster.stopwatch import Stopwatch
 from cluster.timeline import DRIVER, write_trace
 from cluster.tracking import Status, Tracker
@@ -92,38 +95,39 @@ def assemble(
     recipe: TrainRecipe, folder: RunFolder, tasks: list[Task], start: tuple[Path, RunState] | None, stack: ExitStack
 ) -> TrainRun:
     """Starts everything and brings it to where the checkpoint left off; the stack stops it again."""
-    path, state = start or (None, None)
     progress = stack.enter_context(Progress(recipe.steps, title=folder.path.name))
     progress.note(f"run folder: {folder.path}")
     stack.enter_context(ray_session(recipe.cluster))
+    stop = stack.enter_context(StopSignal())
     _warn_of_temporary_folder(recipe)
     learner, transport, rollouts, graders = _start_actors(recipe, folder, stack)
     cursor = Cursor(tasks, [config.weight for config in recipe.tasks], seed=recipe.seed)
-    if path is not None and state is not None:
-        learner.load(str(path))
-        cursor.load(state.cursor)
-        progress.note(f"resumed from {path}")
+    buffer = _buffer(recipe)
+    pools: dict[str, Any] = {"rollouts": rollouts, "graders": graders}
+    gatherer = Gatherer(recipe, cursor=cursor, buffer=buffer, interrupt=stop.check, **pools)
     tokenizer = load_tokenizer(resolve(recipe.model.path))
     assert tokenizer is not None, "the check has read prompts with it"
-    tracker = stack.enter_context(_tracking(recipe, folder, state.run_id if state else None))
+    tracker = stack.enter_context(_tracking(recipe, folder, start[1].run_id if start else None))
     tracker.tag(graders.metadata)
-    return TrainRun(
+    run = TrainRun(
         recipe=recipe,
         folder=folder,
         tasks=tasks,
         cursor=cursor,
-        buffer=_buffer(recipe, state),
-        rollouts=rollouts,
-        graders=graders,
+        buffer=buffer,
+        gatherer=gatherer,
         learner=learner,
         transport=transport,
         tokenizer=tokenizer,
         tracker=tracker,
         progress=progress,
-        step=state.step if state else 0,
-        first_evaluation=dict(state.first_evaluation) if state else {},
         watch=Stopwatch(SpanFile(folder.log_dir, DRIVER)),
+        **pools,
     )
+    if start is not None:
+        restore(run, start)
+        progress.note(f"resumed from {start[0]}")
+    return run
 
 
 def _start_actors(
@@ -162,12 +166,12 @@ def _warn_of_temporary_folder(recipe: TrainRecipe) -> None:
         )
 
 
-def _buffer(recipe: TrainRecipe, state: RunState | None) -> GroupBuffer:
+def _buffer(recipe: TrainRecipe) -> GroupBuffer:
     return GroupBuffer(
         groups_per_step=recipe.prompts_per_step,
         staleness=recipe.staleness,
-        max_in_flight=(recipe.staleness + 1) * recipe.prompts_per_step,
-        ended=state.ended if state else None,
+        max_in_flight=recipe.max_in_flight or (recipe.staleness + 1) * recipe.prompts_per_step,
+        max_bytes=recipe.max_buffer_bytes,
     )
 
 

@@ -27,6 +27,8 @@ class Published:
     """One version of the weights."""
 
     version: int
+    serial: int
+    """Counts what was published; a learner that went back to a checkpoint publishes a version again."""
     reference: Any
     """What `send` hands over: a reference, never the arrays."""
 
@@ -44,8 +46,11 @@ class WeightTransport(Protocol):
     def publish(self, version: int) -> Published:
         """Makes the learner's present weights available as `version`."""
 
-    def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
-        """Has one worker take them; the value is a `rollout.worker.Swap`."""
+    def send(self, handle: Handle, published: Published, *, timeout_s: float, between_forwards: bool = False) -> Future:
+        """Has one worker take them, between two calls or at once; the value is a `rollout.worker.Swap`."""
+
+    def forget(self) -> None:
+        """The learner goes back to an older version, which comes next."""
 
 
 class ObjectStoreTransport:
@@ -54,6 +59,7 @@ class ObjectStoreTransport:
     def __init__(self, source: WeightSource) -> None:
         self._source = source
         self._versions: deque[Published] = deque(maxlen=MAX_VERSIONS)
+        self._serial = 0
 
     def publish(self, version: int) -> Published:
         """Publishes the next version; the oldest one is let go."""
@@ -61,13 +67,24 @@ class ObjectStoreTransport:
             raise ValueError(f"weights version {version} must be above {self._versions[-1].version}, the newest one")
         if len(self._versions) == MAX_VERSIONS:
             self._versions.popleft()
-        self._versions.append(Published(version, self._source.keep_weights()))
+        reference = self._source.keep_weights()
+        self._serial += 1
+        self._versions.append(Published(version, self._serial, reference))
         return self._versions[-1]
 
-    def send(self, handle: Handle, published: Published, *, timeout_s: float) -> Future:
+    def forget(self) -> None:
+        """Lets all versions go."""
+        self._versions.clear()
+
+    def send(self, handle: Handle, published: Published, *, timeout_s: float, between_forwards: bool = False) -> Future:
         """Starts `load_weights` on a worker, and the way there beside whatever it computes.
 
-        A fetch that fails is not looked at: the load then fails in the same way.
+        With `between_forwards` a worker that computes takes them before its next forward. A fetch that fails is not
+        looked at: the load then fails in the same way.
         """
-        handle.call("fetch_weights", published.reference, timeout_s=timeout_s, lane="transfer")
-        return handle.call("load_weights", published.reference, published.version, timeout_s=timeout_s)
+        weights = (published.reference, published.version, published.serial)
+        if between_forwards:
+            handle.call("offer_weights", *weights, timeout_s=timeout_s, lane="transfer")
+        else:
+            handle.call("fetch_weights", published.reference, timeout_s=timeout_s, lane="transfer")
+        return handle.call("load_weights", *weights, timeout_s=timeout_s)

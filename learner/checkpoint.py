@@ -2,7 +2,7 @@
 
     step_000100/model/       published layout with its tokenizer: what `--model` reads (a LoRA run: the adapter)
     step_000100/optimizer/   DeepSpeed's state, tied to the number of ranks that wrote it
-    step_000100/state.json   counters of the run, the sizes of all files, and a checksum
+    step_000100/state.json   counters of the run, size and SHA-256 of every file, and a checksum of its own
 
 Everything is written under a temporary name in the same folder, synced, and renamed: a folder with its final name is
 complete. All ranks must see one file system. Moving state to another number of ranks is left out.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL_SUFFIX = ".partial"
+DAMAGED_SUFFIX = ".damaged"
 STATE_FILE = "state.json"
 _STEP = re.compile(r"step_(\d{6,})")
 
@@ -49,8 +50,8 @@ def start(path: Path) -> Path:
 def finish(path: Path, state: dict[str, Any]) -> None:
     """Writes `state.json`, syncs every file, and gives the folder its final name, replacing an older one."""
     partial = partial_folder(path)
-    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in _files(partial)}
-    payload = {"state": state, "sizes": sizes}
+    files = {str(file.relative_to(partial)): [file.stat().st_size, _digest(file)] for file in _files(partial)}
+    payload = {"state": state, "files": files}
     (partial / STATE_FILE).write_text(json.dumps({**payload, "checksum": _checksum(payload)}, indent=1, sort_keys=True))
     for entry in [*_files(partial), *_folders(partial)]:
         _sync(entry)
@@ -60,24 +61,26 @@ def finish(path: Path, state: dict[str, Any]) -> None:
     _sync(path.parent)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Counters of a checkpoint, after its checksum and the size of every file were compared."""
+def read_state(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """Counters of a checkpoint, after its checksum and the files' sizes were compared; `verify`: their content too."""
     file = path / STATE_FILE
     if not file.exists():
         raise CheckpointError(f"{path} has no {STATE_FILE}: it is no checkpoint of this program")
     try:
         content = json.loads(file.read_text())
-        payload = {"state": content["state"], "sizes": content["sizes"]}
+        payload = {"state": content["state"], "files": content["files"]}
         checksum = content["checksum"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from error
     if checksum != _checksum(payload):
         raise CheckpointError(f"{file}: its checksum does not match its content; use an older checkpoint")
-    for name, size in payload["sizes"].items():
+    for name, (size, digest) in payload["files"].items():
         found = (path / name).stat().st_size if (path / name).exists() else None
         if found != size:
             seen = "is missing" if found is None else f"has {found} bytes"
             raise CheckpointError(f"{path / name} {seen}, expected {size} bytes; use an older checkpoint")
+        if verify and _digest(path / name) != digest:
+            raise CheckpointError(f"{path / name} is not what was written (SHA-256); use an older checkpoint")
     state: dict[str, Any] = payload["state"]
     return state
 
@@ -91,6 +94,15 @@ def checkpoints(folder: Path) -> list[Path]:
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint."""
     return max(checkpoints(folder), key=_step_of, default=None)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged checkpoint, so that it counts as absent and can still be looked at."""
+    aside = path.with_name(path.name + DAMAGED_SUFFIX)
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    return aside
 
 
 def prune(folder: Path, *, keep: int, spare: Path | None = None) -> None:
@@ -126,6 +138,11 @@ def _folders(folder: Path) -> list[Path]:
 
 def _checksum(payload: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

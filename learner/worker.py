@@ -152,9 +152,21 @@ class LearnerRank:
         """
         return self._engine.weights(copy=copy)
 
-    def save(self, path: str, state: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint with the run's counters; it has its final name when this returns (collective)."""
-        folder, engine = Path(path), self._engine
+    def save(self, path: str, state: dict[str, Any] | None = None) -> str:
+        """Writes a checkpoint with the run's counters; it has its final name when this returns (collective).
+
+        Where the disk refuses it, the value says why, and nothing of that name was changed.
+        """
+        try:
+            self._save(Path(path), state or {})
+        except OSError as error:
+            if self._world_size > 1:  # the other ranks wait for this one: only the end of the group frees them
+                raise
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _save(self, folder: Path, state: dict[str, Any]) -> None:
+        engine = self._engine
         if self._rank == 0:
             checkpoint.start(folder)
         engine.barrier()
@@ -163,7 +175,7 @@ class LearnerRank:
         engine.save_model(partial / "model")
         engine.barrier()
         if self._rank == 0:
-            checkpoint.finish(folder, {**(state or {}), **engine.describe()})
+            checkpoint.finish(folder, {**state, **engine.describe()})
         engine.barrier()
 
     def load(self, path: str) -> dict[str, Any]:

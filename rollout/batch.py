@@ -74,6 +74,10 @@ class Batch:
         """The second half: commit what was decided; give the answers that are finished."""
         return self._lane.take(view, commit, version=self._engine.weights_version)
 
+    def weights_changed(self) -> None:
+        """Take nothing from forwards of the old weights."""
+        self._lane.weights_changed()
+
     def step(self) -> list[tuple[int, Trajectory]]:
         """Run one forward for every active sequence and commit; give the answers that are finished."""
         return self._lane.step(version=self._engine.weights_version)

@@ -78,6 +78,12 @@ class RolloutConfig(DecodingConfig):
     """Deadline for one batch of prompts on a worker."""
     max_retries: int = Field(default=2, ge=0)
     """How often prompts of a lost worker are sent to another one."""
+    on_update: Literal["finish", "keep"] = "finish"
+    """What a worker does with the answers under way when new weights come (staleness above 0): finish them with the
+    old weights, or keep them and go on with the new ones; such an answer records both versions."""
+    straggler_factor: float | None = Field(default=4, gt=1)
+    """A call this many times slower than the median is made a second time on an idle worker; the first answer wins.
+    null: never."""
 
 
 class EvalConfig(DecodingConfig):

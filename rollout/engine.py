@@ -14,7 +14,7 @@ seed, and neighbours do not enter its arithmetic, up to the last bits of matrix 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from models import Denoiser
 from rollout import chains
@@ -69,6 +69,9 @@ class Engine:
         self.share_prompts = share_prompts
         self.weights_version = 0
         """Version of the weights in the denoiser, as whoever loads them says; recorded with each trajectory."""
+        self.new_weights: Callable[[], int | None] = lambda: None
+        """Asked before each forward: may change the denoiser's weights and then returns their version; sequences under
+        way go on with them (chains over whole sequences excepted)."""
 
     def generate(
         self,
@@ -120,4 +123,7 @@ class Engine:
             return
         batch = Batch(self, requests)
         while batch.admit():
+            if (version := self.new_weights()) is not None:
+                self.weights_version = version
+                batch.weights_changed()
             yield from batch.step()

@@ -49,6 +49,9 @@ class RolloutWorker:
         self._rollout = rollout
         self._denoiser: Denoiser | None = None
         self._version = NOT_LOADED
+        self._offered: tuple[Named | Sequence[Named], int, int] | None = None
+        self._serial = 0
+        self._swap = Swap(0, 0.0)
 
     def load(self) -> None:
         """Reads the checkpoint and puts it on the device."""
@@ -58,7 +61,7 @@ class RolloutWorker:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_num_threads(self._rollout.threads_per_worker)
-        self._version = NOT_LOADED
+        self._version, self._serial, self._offered = NOT_LOADED, 0, None
         denoiser = models.load(self._model.path, dtype=getattr(torch, self._model.dtype), device=device)
         if self._model.lora is not None:
             models.apply_lora(denoiser, self._model.lora)
@@ -76,20 +79,31 @@ class RolloutWorker:
             for array in part.values():
                 array.reshape(-1)[:: max(1, PAGE_BYTES // array.itemsize)].max(initial=0)
 
-    def load_weights(self, named: Named | Sequence[Named], version: int) -> Swap:
+    def offer_weights(self, named: Named | Sequence[Named], version: int, serial: int) -> None:
+        """The same for a `generate` that is to go on with these weights: it takes them before its next forward."""
+        self.fetch_weights(named)
+        self._offered = (named, version, serial)
+
+    def load_weights(self, named: Named | Sequence[Named], version: int, serial: int | None = None) -> Swap:
         """Copies weights into the model, at once and completely.
 
         `named` may come in several parts. Nothing of it is kept: arrays from an object store share their memory with
-        every other reader.
+        every other reader. Of what was published, `serial` counts the order, also where a version comes twice: nothing
+        is loaded that a `generate` has taken already.
         """
         import models
 
+        if serial is not None:
+            if serial <= self._serial:
+                return self._swap
+            self._serial = serial
         start = time.perf_counter()
         parts = [named] if isinstance(named, Mapping) else named
         arrays = {name: array for part in parts for name, array in part.items()}
         models.load_named(self._loaded, {name: _tensor(array) for name, array in arrays.items()})
         self._version = version
-        return Swap(sum(array.nbytes for array in arrays.values()), time.perf_counter() - start)
+        self._swap = Swap(sum(array.nbytes for array in arrays.values()), time.perf_counter() - start)
+        return self._swap
 
     def version(self) -> int:
         """Version of the weights that the next answer will be made with."""
@@ -113,6 +127,7 @@ class RolloutWorker:
             max_batch_rows=self._rollout.max_batch_rows,
         )
         engine.weights_version = self._version
+        engine.new_weights = self._take_offered
         seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
         requests = [
             request
@@ -127,6 +142,14 @@ class RolloutWorker:
         ]
         answers = [_with_text(trajectory, denoiser) for trajectory in engine.run(requests)]
         return [answers[start : start + num_samples] for start in range(0, len(answers), num_samples)]
+
+    def _take_offered(self) -> int | None:
+        """Between two forwards: the version of weights that have come meanwhile and are now in the model."""
+        offered, self._offered = self._offered, None
+        if offered is None or offered[2] <= self._serial:
+            return None
+        self.load_weights(*offered)
+        return offered[1]
 
     @property
     def _loaded(self) -> Denoiser:

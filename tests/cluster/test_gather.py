@@ -50,7 +50,9 @@ def test_a_step_has_the_oldest_visits_in_order_whatever_finished_first():
     assert all(len(group.trajectories) == 3 for group in gathered.groups)
     assert cursor.frontier == 0
     cursor.finish(gathered.visits)
+    buffer.commit(gathered.visits)
     assert parts.step(1, Stopwatch()).visits == [2, 3]
+    buffer.commit([2, 3])
     assert buffer.counts == {"trained": 4, "dropped": 0, "failed": 0, "drawn": 4}
 
 
@@ -60,6 +62,7 @@ def test_failed_and_dropped_visits_are_replaced_counted_and_never_drawn_again():
     # 0 failed, its place went to 2, which was dropped, and that place to 3
     assert gathered.visits == [1, 3]
     assert gathered.failures == {"prompt": 1, "grader_timeout": 2}
+    buffer.commit(gathered.visits)
     assert buffer.counts == {"trained": 2, "dropped": 1, "failed": 1, "drawn": 4}
     cursor.finish(gathered.visits)
     assert cursor.state().frontier == 4
