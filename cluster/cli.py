@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    # `--resume` starts from the beginning where there is nothing to resume; some launchers want that spelled out.
+    given = ["--resume" if argument == "--resume=auto" else argument for argument in given]
     try:
         app(args=given, prog_name="unmask")
     except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:

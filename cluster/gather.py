@@ -137,6 +137,7 @@ class Gatherer:
         self._buffer.start([visit])
         self._buffer.drop(visit)
         self._cursor.finish([visit.number])
+        self._lost("its answers were too old")
 
     def _take(self, answered: Sequence[tuple[Ask, Answers | CallFailure]]) -> None:
         for ask, outcome in answered:

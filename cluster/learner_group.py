@@ -44,31 +44,37 @@ class LearnerGroup:
     """The ranks of one learner."""
 
     def __init__(
-        self, recipe: TrainRecipe | SftRecipe, *, launcher: Launcher, placement: Placement | None = None
+        self,
+        recipe: TrainRecipe | SftRecipe,
+        *,
+        launcher: Launcher,
+        placement: Placement | None = None,
+        rank: Callable[..., Any] = LearnerRank,
     ) -> None:
         self._engine = recipe.learner.engine
         self._keep_zero_advantage = recipe.learner.objective.kl_coef > 0
         self._is_local = launcher.mode == "local"
         self._meanwhile: Callable[[Sequence[Future]], None] | None = None
+        self._running: Sequence[Future] = ()
         place = placement or Placement()
         self._ranks: list[Handle] = [
             launcher.launch(
                 ActorSpec(
-                    f"learner-{rank}",
-                    LearnerRank,
+                    f"learner-{number}",
+                    rank,
                     (recipe.model, recipe.learner),
                     {
-                        "rank": rank,
+                        "rank": number,
                         "world_size": self._engine.num_ranks,
                         "total_steps": recipe.steps if isinstance(recipe, TrainRecipe) else recipe.sft.steps,
                         "seed": recipe.seed,
                     },
                     num_cpus=self._engine.cpus_per_rank,
                     num_gpus=self._engine.gpus_per_rank,
-                    bundle=place.bundle("learner", rank),
+                    bundle=place.bundle("learner", number),
                 )
             )
-            for rank in range(self._engine.num_ranks)
+            for number in range(self._engine.num_ranks)
         ]
 
     def start(self) -> dict[str, Any]:
@@ -126,6 +132,11 @@ class LearnerGroup:
         state: dict[str, Any] = self._all("load", path, timeout_s=self._engine.start_timeout_s)
         return state
 
+    def describe(self) -> list[str]:
+        """How many ranks are waited for."""
+        num_running = sum(not future.is_done() for future in self._running)
+        return [f"learner: {num_running} of {len(self._ranks)} ranks have not ended their last call"]
+
     @contextmanager
     def alongside(self, work: Callable[[Sequence[Future]], None]) -> Iterator[None]:
         """In the body, `work(calls)` is done again and again while calls of the ranks are under way.
@@ -166,6 +177,7 @@ class LearnerGroup:
         """Rank 0's value once all have answered; the first failure ends the group."""
         running, failures = list(calls), list[CallFailure]()
         while running and not failures:
+            self._running = running
             if self._meanwhile is not None and not any(future.is_done() for future in running):
                 self._meanwhile(running)
                 continue

@@ -68,6 +68,15 @@ class TrainRun:
     """How often the learner was started anew since the last checkpoint."""
     watch: Stopwatch = field(default_factory=Stopwatch)
 
+    def num_ended(self) -> tuple[int, ...]:
+        """Counts what has ended; a run that goes on changes it."""
+        return self.step, self.rollouts.num_ended, self.graders.num_ended, self.num_recoveries
+
+    def describe(self) -> list[str]:
+        """What everybody does, a line each."""
+        waiting = f"step {self.step}: {len(self.buffer)} groups wait, {self.buffer.num_running} prompts are under way"
+        return [waiting, *self.rollouts.describe(), *self.graders.describe(), *self.learner.describe()]
+
 
 def train(run: TrainRun) -> None:
     """Does the steps that are left, with evaluations before, between and after them, and a checkpoint at the end."""

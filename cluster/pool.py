@@ -97,6 +97,8 @@ class WorkerPool(ABC, Generic[Item, Result]):
         self._straggler_factor = straggler_factor
         self._item_s: deque[float] = deque(maxlen=64)
         self.num_reissued = 0
+        self.num_ended = 0
+        """Calls and preparations that have ended."""
         self._queue: deque[Work[Item]] = deque()
         self._ended: list[tuple[Item, Result | CallFailure]] = []
         self._failures: Counter[str] = Counter()
@@ -246,6 +248,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def _check_preparation(self, member: Member[Item]) -> None:
         """Ready or failed, now that the last call has answered; it does so only after the ones before it."""
+        self.num_ended += 1
         answers = [future.outcome() for future in member.preparation]
         member.preparation = []
         failure = next((answer for answer in answers if isinstance(answer, CallFailure)), None)
@@ -265,6 +268,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def _end_call(self, member: Member[Item], future: Future, work: Work[Item]) -> None:
         member.call = None
+        self.num_ended += 1
         outcome = future.outcome()
         if not isinstance(outcome, CallFailure):
             member.num_restarts = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,14 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         transport: WeightTransport | None = None,
         placement: Placement | None = None,
         start_timeout_s: float = 600,
+        worker: Callable[..., Any] = RolloutWorker,
     ) -> None:
-        """Without a transport the workers answer with the checkpoint they load."""
+        """Without a transport the workers answer with the checkpoint they load; `worker` makes one."""
         place = placement or Placement()
         specs = [
             ActorSpec(
                 f"rollout-{index}",
-                RolloutWorker,
+                worker,
                 (model, rollout),
                 num_cpus=rollout.cpus_per_worker,
                 num_gpus=rollout.gpus_per_worker,

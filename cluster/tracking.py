@@ -6,8 +6,9 @@
 
 `metrics.jsonl` in the run folder is the truth: one line for each call of `log`, written and flushed before anything
 else happens. MLflow gets the same from one background thread, so that a slow or dead store never stops training; what
-it did not take is counted under `failure/tracking` and offered once more in `finish`. Values that are not finite are
-not logged but counted under `failure/nonfinite`. A resumed run may write a step twice: readers take the later one.
+it did not take is counted under `failure/tracking` and offered once more in `finish`; what a killed attempt did not
+send is sent by the next one. Values that are not finite are not logged but counted under `failure/nonfinite`. A
+resumed run may write a step twice: readers take the later one. A file that cannot be written ends the run.
 
     run_dir/  metrics.jsonl  samples.jsonl  evaluation.jsonl  mlflow.json  summary.md  summary.png
               recipe/attempt_1.yaml  order/step_000010_0.json  decode_order/<prompt>.png
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 import yaml
 
+from cluster.errors import RunError
 from cluster.line_file import LineFile, read_lines
 from cluster.metrics import accuracies, clean_name, clean_part
 from cluster.mlflow_store import MlflowStore, RunStatus, default_uri
@@ -88,6 +90,7 @@ class Tracker:
         tracker._uploads.start(timeout_s)
         tracker.artifact(tracker._save_recipe(), "recipe")
         tracker._uploads.put("the description", tracker._describe)
+        tracker._replay()
         return tracker
 
     @property
@@ -115,7 +118,13 @@ class Tracker:
             values["failure/tracking"] = float(failures - self._reported_failures)
             self._reported_failures = failures
         marks = {"nonfinite": nonfinite} if nonfinite else {}
-        line = self._metrics_file.append({"step": step, "time": now_s, **marks, **values})
+        try:
+            line = self._metrics_file.append({"step": step, "time": now_s, **marks, **values})
+        except OSError as error:
+            raise RunError(
+                f"{self._metrics_file.path} cannot be written ({error}). It is the record of the run, so the run ends "
+                "here; make room and go on with --resume"
+            ) from error
         if not self._uploads.put(f"step {step}", self._metrics_job(step, now_s, values)):
             self._left_out.append(line)
         if accuracies([{"step": step, **values}]):
@@ -189,6 +198,12 @@ class Tracker:
         self._store.open(params, run_tags(self._code_version, self._attempt))
         entry = {"run_id": self._store.run_id, "uri": self._store.uri}
         (self.run_dir / "mlflow.json").write_text(json.dumps(entry) + "\n", encoding="utf-8")
+
+    def _replay(self) -> None:
+        """Offers all numbers of earlier attempts to the store, which keeps one of each: it may lack the last ones."""
+        for row in list(read_lines(self._metrics_file.path)):
+            if row is not None and (values := _numbers(row)):
+                self._uploads.put(f"step {row['step']}", self._metrics_job(int(row["step"]), row["time"], values))
 
     def _save_recipe(self) -> Path:
         path = self.run_dir / "recipe" / f"attempt_{self._attempt}.yaml"

@@ -7,7 +7,7 @@ started here is stopped here, however the run ends; the record in MLflow says ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,13 @@ from cluster.stopwatch import Stopwatch
 from cluster.timeline import DRIVER, write_trace
 from cluster.tracking import Status, Tracker
 from cluster.transport import ObjectStoreTransport, WeightTransport
+from cluster.watchdog import watch
 from learner import checkpoint
+from learner.worker import LearnerRank
 from models.source import resolve
 from models.tokenizer import load_tokenizer
 from reward.tasks import Task, build
+from rollout.worker import RolloutWorker
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +72,24 @@ class TrainSummary:
     """The MLflow run and its store."""
 
 
-def run_train(recipe: TrainRecipe, *, resume: bool = False) -> TrainSummary:
+@dataclass(frozen=True)
+class Engines:
+    """What computes: the classes of rollout workers and learner ranks."""
+
+    worker: Callable[..., Any] = RolloutWorker
+    rank: Callable[..., Any] = LearnerRank
+
+
+def run_train(recipe: TrainRecipe, *, resume: bool = False, engines: Engines | None = None) -> TrainSummary:
     """Trains as the recipe says; with `resume` from the newest checkpoint of the newest run of this name."""
     check(recipe)
     tasks = [build(config) for config in recipe.tasks]
     folder = open_run_folder(recipe, resume=resume)
     start = newest(folder.checkpoints, recipe) if resume else None
     with log_file(folder.log_dir, "driver"), ExitStack() as stack:
-        run = assemble(recipe, folder, tasks, start, stack)
-        train(run)
+        run = assemble(recipe, folder, tasks, start, stack, engines or Engines())
+        with watch(run.num_ended, run.describe, timeout_s=recipe.cluster.stall_timeout_s, folder=folder.log_dir):
+            train(run)
         return _summary(run)
 
 
@@ -92,7 +104,12 @@ def check(recipe: TrainRecipe) -> None:
 
 
 def assemble(
-    recipe: TrainRecipe, folder: RunFolder, tasks: list[Task], start: tuple[Path, RunState] | None, stack: ExitStack
+    recipe: TrainRecipe,
+    folder: RunFolder,
+    tasks: list[Task],
+    start: tuple[Path, RunState] | None,
+    stack: ExitStack,
+    engines: Engines,
 ) -> TrainRun:
     """Starts everything and brings it to where the checkpoint left off; the stack stops it again."""
     progress = stack.enter_context(Progress(recipe.steps, title=folder.path.name))
@@ -100,7 +117,7 @@ def assemble(
     stack.enter_context(ray_session(recipe.cluster))
     stop = stack.enter_context(StopSignal())
     _warn_of_temporary_folder(recipe)
-    learner, transport, rollouts, graders = _start_actors(recipe, folder, stack)
+    learner, transport, rollouts, graders = _start_actors(recipe, folder, stack, engines)
     cursor = Cursor(tasks, [config.weight for config in recipe.tasks], seed=recipe.seed)
     buffer = _buffer(recipe)
     pools: dict[str, Any] = {"rollouts": rollouts, "graders": graders}
@@ -131,17 +148,18 @@ def assemble(
 
 
 def _start_actors(
-    recipe: TrainRecipe, folder: RunFolder, stack: ExitStack
+    recipe: TrainRecipe, folder: RunFolder, stack: ExitStack, engines: Engines
 ) -> tuple[LearnerGroup, WeightTransport, RolloutPool, GraderPool]:
     """All actors, loading at the same time; returns when every one is ready."""
     common: dict[str, Any] = {
         "launcher": Launcher(mode=recipe.cluster.mode, log_dir=folder.log_dir),
         "placement": stack.enter_context(_placement(recipe)),
     }
-    learner = stack.enter_context(closing(LearnerGroup(recipe, **common)))
+    learner = stack.enter_context(closing(LearnerGroup(recipe, rank=engines.rank, **common)))
     common["start_timeout_s"] = recipe.cluster.start_timeout_s
     transport = ObjectStoreTransport(learner)
-    rollouts = stack.enter_context(closing(RolloutPool(recipe.model, recipe.rollout, transport=transport, **common)))
+    pool = RolloutPool(recipe.model, recipe.rollout, transport=transport, worker=engines.worker, **common)
+    rollouts = stack.enter_context(closing(pool))
     graders = stack.enter_context(closing(GraderPool(recipe.tasks, recipe.reward, **common)))
     rollouts.begin()
     graders.begin()

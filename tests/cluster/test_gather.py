@@ -7,16 +7,18 @@ from cluster.calls import CallFailure
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
 from cluster.errors import RunError
-from cluster.gather import MAX_LOST_STEPS, REFILLED, Gatherer
+from cluster.gather import MAX_LOST_STEPS, MAX_REDRAWS, REFILLED, Gatherer
 from cluster.stopwatch import Stopwatch
 from rollout.records import Failed, Scored
 from tests.cluster.standins import InstantPool, LetterTask, trajectory
 
 RIGHT = Scored(1.0, {"correct": 1.0})
 BROKEN = Failed("grader_timeout", "no answer within 60 s")
+NEWEST = 1
+"""Weights of all answers; none is too old."""
 
 
-def gatherer(*, lost=(), broken=(), learner=None):
+def gatherer(*, lost=(), broken=(), staleness=0, version=NEWEST, num_rows=100, learner=None):  # noqa: PLR0913
     """Two prompts of three answers a step; visits in `lost` get no answer, those in `broken` no verdict."""
     recipe = TrainRecipe.model_validate(
         {
@@ -29,14 +31,21 @@ def gatherer(*, lost=(), broken=(), learner=None):
     died = CallFailure("actor_lost", "rollout-0", "generate", "the actor was killed")
 
     def answer(ask):
-        return died if ask.key in lost else [trajectory(ask.prompt.id, sample) for sample in range(ask.num_samples)]
+        return (
+            died
+            if ask.key in lost
+            else [
+                trajectory(ask.prompt.id, sample, weights_version=(version, version))
+                for sample in range(ask.num_samples)
+            ]
+        )
 
     def grade(batch):
         # one verdict is left of three, fewer than the two that a comparison needs
         return [BROKEN, BROKEN, RIGHT] if batch.key in broken else [RIGHT] * len(batch.triples)
 
-    cursor = Cursor([LetterTask("a", 100)], [1.0], seed=0)
-    buffer = GroupBuffer(groups_per_step=2, staleness=0, max_in_flight=2)
+    cursor = Cursor([LetterTask("a", num_rows)], [1.0], seed=0)
+    buffer = GroupBuffer(groups_per_step=2, staleness=staleness, max_in_flight=2 * (staleness + 1))
     rollouts = InstantPool(answer)
     parts = Gatherer(recipe, cursor=cursor, buffer=buffer, rollouts=rollouts, graders=InstantPool(grade))
     return parts, cursor, buffer, rollouts
@@ -106,3 +115,69 @@ def test_a_step_that_loses_prompt_after_prompt_stops_with_the_cause():
         parts.step(0, Stopwatch())
     assert MAX_LOST_STEPS * 2 + 1 == 9
     assert buffer.counts["failed"] == 9
+
+
+class Later:
+    """A call that ends after some looks at it."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def is_done(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+def while_the_learner_works(parts, version):
+    """What the driver does until the update has ended."""
+    update = Later(20)
+    while not update.is_done():
+        parts.turn(version, [update])
+
+
+def test_with_staleness_one_the_next_step_is_made_while_the_learner_works():
+    parts, _, buffer, rollouts = gatherer(staleness=1)
+    first = parts.step(0, Stopwatch())
+    while_the_learner_works(parts, version=0)
+    # two in the learner's hands and two made beside it: (staleness 1 + version 0 + 1) * 2
+    assert len(rollouts.asked) == 4
+    assert len(buffer) == 2
+    buffer.commit(first.visits)
+    assert parts.step(1, Stopwatch()).visits == [2, 3]
+
+
+def test_a_synchronous_run_makes_nothing_while_the_learner_works():
+    parts, _, buffer, rollouts = gatherer(staleness=0)
+    parts.step(0, Stopwatch())
+    while_the_learner_works(parts, version=0)
+    assert len(rollouts.asked) == 2
+    assert len(buffer) == 0
+
+
+def test_a_group_that_got_too_old_is_drawn_again_and_at_last_dropped():
+    parts, _, buffer, rollouts = gatherer(staleness=1, version=0)
+    # with version 2 out, answers of version 0 are never taken: each visit is tried three times, then dropped; another
+    # takes its place, until more are lost than a step may lose
+    with pytest.raises(RunError, match=r"came to nothing.*too old"):
+        parts.step(2, Stopwatch())
+    tries = [sum(ask.key == visit for ask in rollouts.asked) for visit in (0, 1)]
+    assert tries == [MAX_REDRAWS + 1] * 2
+    assert buffer.counts["dropped"] == MAX_LOST_STEPS * 2 + 1
+    buffer.check()
+
+
+def test_a_row_that_no_worker_could_answer_is_left_out_of_later_epochs():
+    # five rows, so visits 5 to 9 are the second epoch; the row of visit 0 comes once in it
+    parts, cursor, buffer, rollouts = gatherer(lost={0}, num_rows=5)
+    for version in range(4):
+        gathered = parts.step(version, Stopwatch()) if version <= NEWEST else None
+        if gathered:
+            buffer.commit(gathered.visits)
+            cursor.finish(gathered.visits)
+    (row,) = parts.quarantined
+    assert "the actor was killed" in parts.quarantined[row]
+    asked_before = len(rollouts.asked)
+    parts._draw(4)
+    second_epoch = [ask.prompt.id for ask in rollouts.asked[asked_before:]]
+    assert second_epoch
+    assert f"{row}#1" not in [ask.prompt.id for ask in rollouts.asked]

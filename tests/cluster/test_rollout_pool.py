@@ -114,8 +114,8 @@ def test_a_missing_model_stops_the_start(tmp_path):
 
 def test_a_worker_with_other_weights_than_the_pool_wants_is_not_ready(small_model):
     class WrongVersion(ObjectStoreTransport):
-        def send(self, handle, published, *, timeout_s):
-            return super().send(handle, replace(published, version=3), timeout_s=timeout_s)
+        def send(self, handle, published, **options):
+            return super().send(handle, replace(published, version=3), **options)
 
     transport = WrongVersion(TrainedWeights(small_model))
     pool = started(small_model, transport)

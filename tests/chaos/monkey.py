@@ -1,0 +1,120 @@
+"""Runs in which processes are killed at chosen moments, for real: SIGKILL to the process, at the start of a stage.
+
+`python -m tests.chaos.monkey SETTINGS.json` is such a run as a process of its own, so that its driver can be killed
+too. Settings: `recipe`, `resume`, `kills`, `real` (engines with a model, else `benchmarks.sketch`).
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.sketch import SketchRank, SketchWorker, read
+from cluster.calls import ActorInfo
+from cluster.checkpointing import newest
+from cluster.config import TrainRecipe
+from cluster.logs import log_file
+from cluster.loop import train
+from cluster.run_folder import open_run_folder
+from cluster.stopwatch import Stopwatch
+from cluster.train_run import Engines, assemble, check
+from learner import checkpoint
+from reward.tasks import build
+
+VICTIMS = ("rollout", "grader", "learner", "driver")
+STAGES = ("generate", "reward", "update", "publish", "sync", "checkpoint", "evaluate")
+SKETCH = Engines(worker=SketchWorker, rank=SketchRank)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One process killed once."""
+
+    victim: str
+    stage: str
+    step: int
+    """Steps done when it happens."""
+    delay_s: float = 0.0
+    """After the stage began."""
+    signal: int = signal.SIGKILL
+
+
+class Monkey(Stopwatch):
+    """A stopwatch that kills."""
+
+    def __init__(self, run, kills):
+        super().__init__(run.watch._spans)
+        self._run, self._left = run, list(kills)
+        self.done = []
+
+    def stage(self, name):
+        for kill in [kill for kill in self._left if (kill.stage, kill.step) == (name, self._run.step)]:
+            self._left.remove(kill)
+            if kill.delay_s:
+                timer = threading.Timer(kill.delay_s, self._kill, [kill])
+                timer.daemon = True
+                timer.start()
+            else:
+                self._kill(kill)
+        return super().stage(name)
+
+    def _kill(self, kill):
+        if kill.victim == "driver":
+            os.kill(os.getpid(), kill.signal)
+            return
+        handles = {
+            "rollout": lambda: [member.handle for member in self._run.rollouts._members if not member.is_gone],
+            "grader": lambda: [member.handle for member in self._run.graders._members if not member.is_gone],
+            "learner": lambda: self._run.learner._ranks,
+        }[kill.victim]()
+        info = random.Random(repr(kill)).choice(handles).health(timeout_s=60)
+        if isinstance(info, ActorInfo):
+            os.kill(info.pid, kill.signal)
+            self.done.append(kill)
+
+
+def run_with(recipe, *, kills=(), resume=False, engines=SKETCH):
+    """The run as `run_train` does it; returns its parts once all steps are done, and the kills that hit somebody."""
+    check(recipe)
+    folder = open_run_folder(recipe, resume=resume)
+    start = newest(folder.checkpoints, recipe) if resume else None
+    with log_file(folder.log_dir, "driver"), ExitStack() as stack:
+        run = assemble(recipe, folder, [build(config) for config in recipe.tasks], start, stack, engines)
+        run.watch = Monkey(run, kills)
+        train(run)
+        return run, run.watch.done
+
+
+def outcome(run_dir):
+    """Weights and ledger of the newest checkpoint of a run."""
+    return read(checkpoint.latest(Path(run_dir) / "checkpoints"))
+
+
+def settings(path, recipe, *, kills=(), resume=False, real=False):
+    """File of a run in a process of its own."""
+    content = {
+        "recipe": recipe.model_dump(mode="json"),
+        "resume": resume,
+        "kills": [asdict(kill) for kill in kills],
+        "real": real,
+    }
+    path.write_text(json.dumps(content))
+    return [sys.executable, "-m", "tests.chaos.monkey", str(path)]
+
+
+def main(path):
+    given = json.loads(Path(path).read_text())
+    kills = [Kill(**kill) for kill in given["kills"]]
+    recipe = TrainRecipe.model_validate(given["recipe"])
+    engines = Engines() if given["real"] else SKETCH
+    run, done = run_with(recipe, kills=kills, resume=given["resume"], engines=engines)
+    print(json.dumps({"steps": run.step, "kills": [asdict(kill) for kill in done]}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
