@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean install
+.PHONY: quickstart test chaos lint clean install
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,10 @@ quickstart: install  ## GRPO on the built-in tiny model, on this machine's CPU
 
 test: install  ## every test that needs neither GPU nor network
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+KILLS ?= 200
+chaos: install  ## kills processes of runs at random, and compares with a run that nothing happened to
+	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS)
 
 lint: install
 	$(BIN)/ruff check .
