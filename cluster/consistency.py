@@ -7,8 +7,8 @@ from typing import Any
 from cluster.bundles import check_placement
 from cluster.config import SftRecipe, TrainRecipe
 from cluster.recipe import Loaded
-from learner.objective_config import LIKELIHOODS, ObjectiveConfig, likelihoods
 from cluster.staleness import check_staleness, staleness_warnings
+from learner.objective_config import LIKELIHOODS, ObjectiveConfig, likelihoods
 from learner.sft_config import AgdoMasking
 from rollout.config import DecodingConfig
 

@@ -18,7 +18,7 @@ NEWEST = 1
 """Weights of all answers; none is too old."""
 
 
-def gatherer(*, lost=(), broken=(), staleness=0, version=NEWEST, num_rows=100, learner=None):  # noqa: PLR0913
+def gatherer(*, lost=(), broken=(), staleness=0, version=NEWEST, num_rows=100, learner=None):
     """Two prompts of three answers a step; visits in `lost` get no answer, those in `broken` no verdict."""
     recipe = TrainRecipe.model_validate(
         {
