@@ -50,7 +50,7 @@ class Rows:
 
     def rows(self, split: Any) -> Sequence[Any]:
         """So many that no epoch ends."""
-        return range(10**7)
+        return range(10**5)
 
     def prompt(self, row: Any) -> Prompt:
         """A prompt of 400 letters."""
@@ -82,7 +82,9 @@ def simulate(num_workers: int, options: argparse.Namespace, *, counts_controller
     """Train some steps after a first one that is not counted."""
     clock = Clock(counts_controller=counts_controller)
     times = Times(options.generate_s, options.sigma, options.grade_s, options.load_s)
-    answers = pickle.dumps(answers_of(options.num_samples, options.slots), protocol=5)
+    # Where the controller's time does not count, it is not spent on large records either.
+    sizes = (options.num_samples, options.slots) if counts_controller else (2, 1)
+    answers = pickle.dumps(answers_of(*sizes), protocol=5)
     cluster = Cluster(clock, times, answers, options.num_samples)
     controller = _controller(num_workers, options, cluster)
     with virtual_waits(clock):
@@ -221,8 +223,8 @@ def parser() -> argparse.ArgumentParser:
         prog="unmask bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     found.add_argument("--workers", type=int, nargs="+", default=[8, 32, 128, 512, 2048])
-    found.add_argument("--steps", type=int, default=2, help="counted steps, after one that is not")
-    found.add_argument("--prompts", type=int, default=4, help="prompts a worker and step")
+    found.add_argument("--steps", type=int, default=1, help="counted steps, after one that is not")
+    found.add_argument("--prompts", type=int, default=1, help="prompts a worker and step")
     found.add_argument("--num-samples", type=int, default=8)
     found.add_argument("--slots", type=int, default=256, help="of an answer")
     found.add_argument("--generate-s", type=float, default=60.0, help="median seconds of a worker's call")

@@ -7,8 +7,9 @@ from benchmarks.simulated import Clock, Times
 
 
 def options(*arguments):
-    given = "--steps 2 --sigma 0 --generate-s 10 --grade-s 1 --update-s 5 --publish-s 2 --load-s 3 --num-samples 4"
-    return parser().parse_args([*given.split(), *arguments])
+    load = "--steps 2 --prompts 4 --num-samples 4 --sigma 0"
+    times = "--generate-s 10 --grade-s 1 --update-s 5 --publish-s 2 --load-s 3"
+    return parser().parse_args([*load.split(), *times.split(), *arguments])
 
 
 def test_a_step_takes_what_its_parts_take_when_the_controller_takes_nothing():

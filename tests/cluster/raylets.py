@@ -4,6 +4,7 @@
 """
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from cluster.calls import ActorSpec
 from cluster.placement import reserve
 
 WAIT_S = 180
+LINK = "to-other"
+"""Of a network namespace, to the other one."""
 
 
 class Where:
@@ -74,45 +77,62 @@ def placement(folder):
 
 
 def death(folder):
-    """A training run that loses the second node's raylet, with the rollout worker there, after its second step."""
+    """A training run that loses the second node's raylet, with the rollout worker there, after its first step."""
+    with raylets({"num_cpus": 3}, {"num_cpus": 1}) as (cluster, (_, second)):
+        return train_and_lose(folder, lambda: cluster.remove_node(second, allow_graceful=False))
+
+
+def vanish(folder):
+    """The same on the cluster of the network namespace that this runs in, whose link to the second node goes down."""
+    ray.init(address="auto", log_to_driver=False)
+    try:
+        return train_and_lose(folder, lambda: subprocess.run(["ip", "link", "set", LINK, "down"], check=True))
+    finally:
+        ray.shutdown()
+
+
+def train_and_lose(folder, lose):
+    """What a run comes to that loses a node after its first step."""
     from cluster.config import TrainRecipe
     from cluster.tracking import read_metrics
     from cluster.train_run import run_train
 
     recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
     metrics = Path(recipe.runs_dir) / recipe.name / "metrics.jsonl"
+    before = []
 
-    with raylets({"num_cpus": 3}, {"num_cpus": 1}) as (cluster, (_, second)):
-        lost = []
-
-        def lose_node():
-            until = time.monotonic() + WAIT_S
-            while not (metrics.is_file() and '"train/loss"' in metrics.read_text()):
-                if time.monotonic() > until:
-                    return
-                time.sleep(0.05)
-            lost.append(sum(node["Alive"] for node in ray.nodes()))
-            cluster.remove_node(second, allow_graceful=False)
-
-        killer = threading.Thread(target=lose_node, daemon=True)
-        killer.start()
-        summary = run_train(recipe)
-        killer.join(timeout=WAIT_S)
+    def lose_node():
         until = time.monotonic() + WAIT_S
-        while len(alive := [node for node in ray.nodes() if node["Alive"]]) > 1 and time.monotonic() < until:
-            time.sleep(0.2)
-        rows = [row for row in read_metrics(summary.run_dir) if "prompts/trained" in row]
-        return {
-            "steps_done": summary.steps_done,
-            "nodes_before": lost,
-            "nodes_after": len(alive),
-            "trained": rows[-1]["prompts/trained"],
-            "drawn": rows[-1]["prompts/drawn"],
-            "failed": rows[-1]["prompts/failed"],
-            "restarts": max(row["pool/restarts"] for row in rows),
-        }
+        while not (metrics.is_file() and '"train/loss"' in metrics.read_text()):
+            if time.monotonic() > until:
+                return
+            time.sleep(0.05)
+        before.append(num_alive())
+        lose()
+
+    killer = threading.Thread(target=lose_node, daemon=True)
+    killer.start()
+    summary = run_train(recipe)
+    killer.join(timeout=WAIT_S)
+    until = time.monotonic() + WAIT_S
+    while num_alive() > 1 and time.monotonic() < until:
+        time.sleep(0.2)
+    rows = [row for row in read_metrics(summary.run_dir) if "prompts/trained" in row]
+    return {
+        "steps_done": summary.steps_done,
+        "nodes_before": before,
+        "nodes_after": num_alive(),
+        "trained": rows[-1]["prompts/trained"],
+        "drawn": rows[-1]["prompts/drawn"],
+        "failed": rows[-1]["prompts/failed"],
+        "restarts": max(row["pool/restarts"] for row in rows),
+    }
+
+
+def num_alive():
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 if __name__ == "__main__":
-    what = {"placement": placement, "death": death}[sys.argv[1]]
+    what = {"placement": placement, "death": death, "vanish": vanish}[sys.argv[1]]
     print(json.dumps(what(Path(sys.argv[2]))), flush=True)

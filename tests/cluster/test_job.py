@@ -53,16 +53,22 @@ def head(tmp_path):
     )
     assert not (home / ".ray").exists()
     port = free_port()
-    ports = ["--port", str(free_port()), "--dashboard-port", str(port)]
-    process = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--block", "--num-cpus", "4", "--disable-usage-stats", *ports],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield f"http://127.0.0.1:{port}", environment
-    process.terminate()
-    process.wait(timeout=60)
+    # Every port that is fixed by default: another Ray on this machine may have them, and jobs go through the agent.
+    names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
+    ports = [word for name in names for word in (f"--{name}", str(free_port()))]
+    ports += ["--dashboard-port", str(port), "--object-store-memory", str(200 * 2**20)]
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(
+            [BIN / "ray", "start", "--head", "--block", "--num-cpus", "4", "--disable-usage-stats", *ports],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}", environment
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(head, tmp_path, small_model):
@@ -87,8 +93,11 @@ for _ in range({START_S}):
     try:
         JobSubmissionClient({address!r})
         break
-    except ConnectionError:
+    except (ConnectionError, RuntimeError) as error:
+        last = error
         time.sleep(1)
+else:
+    raise last
 """
     python(wait_for_head, environment, 2 * START_S)
     entry = f"from cluster.cli import main; main(['train', {str(tmp_path / 'recipe.yaml')!r}])"

@@ -3,28 +3,66 @@
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.cluster.raylets import LINK
 
 pytestmark = pytest.mark.ray
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run(what, folder, timeout_s=600):
-    """What `tests.cluster.raylets` finds, in a process that knows nothing of this one's Ray."""
+def environment():
+    """This process's without its Ray; a cluster in it has a token that nobody else has, and writes none into a file."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # Protected by a token that nobody else has, and none is written into the home folder.
-    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [sys.executable, "-m", "tests.cluster.raylets", what, str(folder)]
+    return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
+
+
+def run(what, folder, *, prefix=(), env=None, timeout_s=900):
+    """What `tests.cluster.raylets` finds, in a process that knows nothing of this one's Ray."""
+    command = [*prefix, sys.executable, "-m", "tests.cluster.raylets", what, str(folder)]
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=kept, check=False, text=True, capture_output=True, timeout=timeout_s
+        command,
+        cwd=REPOSITORY,
+        env=env or environment(),
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_recipe(folder, model, steps):
+    recipe = {
+        "name": "nodes",
+        "runs_dir": str(folder / "runs"),
+        "steps": steps,
+        "prompts_per_step": 4,
+        "model": {"path": str(model)},
+        "tasks": [{"name": "arithmetic"}],
+        "eval": {"limit": 4, "max_new_tokens": 2},
+        "rollout": {"num_workers": 2, "max_new_tokens": 4, "num_samples": 4, "timeout_s": 240},
+        "learner": {"engine": {"micro_batch_tokens": 512}},
+        "cluster": {"address": "auto"},
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
+def check_whole(found, steps):
+    """One node less, and every prompt trained once."""
+    assert found["nodes_before"] == [2]
+    assert found["nodes_after"] == 1
+    assert found["restarts"] >= 1
+    assert found["steps_done"] == steps
+    assert (found["trained"], found["drawn"], found["failed"]) == (4 * steps, 4 * steps, 0)
 
 
 def test_every_placement_puts_actors_where_it_says(tmp_path):
@@ -41,22 +79,70 @@ def test_every_placement_puts_actors_where_it_says(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_loses_a_node_ends_with_every_prompt_trained_once(tmp_path, small_model):
-    recipe = {
-        "name": "nodes",
-        "runs_dir": str(tmp_path / "runs"),
-        "steps": 40,
-        "prompts_per_step": 4,
-        "model": {"path": str(small_model)},
-        "tasks": [{"name": "arithmetic"}],
-        "eval": {"limit": 4, "max_new_tokens": 2},
-        "rollout": {"num_workers": 2, "max_new_tokens": 4, "num_samples": 4, "cpus_per_worker": 1, "timeout_s": 120},
-        "learner": {"engine": {"micro_batch_tokens": 512}},
-        "cluster": {"address": "auto"},
-    }
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    found = run("death", tmp_path)
-    assert found["nodes_before"] == [2]
-    assert found["nodes_after"] == 1
-    assert found["restarts"] >= 1
-    assert found["steps_done"] == 40
-    assert (found["trained"], found["drawn"], found["failed"]) == (160, 160, 0)
+    write_recipe(tmp_path, small_model, steps=40)
+    check_whole(run("death", tmp_path), steps=40)
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces joined by one link, as two machines are by a cable; their names and addresses."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    names = [f"unmask-{os.getpid()}-{letter}" for letter in "ab"]
+    addresses = ["10.213.7.1", "10.213.7.2"]
+    with ExitStack() as stack:
+        for name in names:
+            if subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode:
+                pytest.skip("network namespaces cannot be made here")
+            stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=False)
+        link = ["ip", "-n", names[0], "link", "add", LINK, "type", "veth", "peer", "name", LINK, "netns", names[1]]
+        subprocess.run(link, check=True)
+        for name, address in zip(names, addresses, strict=True):
+            for words in (["addr", "add", f"{address}/24", "dev", LINK], ["link", "set", LINK, "up"]):
+                subprocess.run(["ip", "-n", name, *words], check=True)
+            subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield names, addresses
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_the_cable_to_a_node_is_pulled(tmp_path, small_model, two_hosts):
+    names, addresses = two_hosts
+    write_recipe(tmp_path, small_model, steps=20)
+    env = environment() | {"RAY_ADDRESS": f"{addresses[0]}:6379"}
+    own = {name: value for name, value in env.items() if name != "RAY_ADDRESS"}
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--object-store-memory", str(200 * 2**20)]
+    head = ["--head", "--port", "6379", "--num-cpus", "3", "--include-dashboard", "false"]
+    starts = [[*head, "--node-ip-address", addresses[0]]]
+    starts.append(["--address", f"{addresses[0]}:6379", "--num-cpus", "1", "--node-ip-address", addresses[1]])
+    with ExitStack() as stack:
+        for name, words in zip(names, starts, strict=True):
+            command = ["ip", "netns", "exec", name, *ray, *words]
+            log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
+            process = subprocess.Popen(command, env=own, stdout=log, stderr=log)
+            stack.callback(process.wait, timeout=180)
+            stack.callback(process.terminate)
+            wait_for(f"{addresses[0]}:6379", names[0], env)
+        found = run("vanish", tmp_path, prefix=["ip", "netns", "exec", names[0]], env=env)
+    check_whole(found, steps=20)
+
+
+def wait_for(address, namespace, env):
+    """Returns once the cluster answers; what a node lacks after that, `ray.init` and the reservation wait for."""
+    code = f"""
+import time, ray
+until = time.monotonic() + 300
+while True:
+    try:
+        ray.init(address={address!r}, log_to_driver=False)
+        break
+    except Exception as error:
+        assert time.monotonic() < until, error
+        time.sleep(1)
+"""
+    subprocess.run(
+        ["ip", "netns", "exec", namespace, sys.executable, "-c", code],
+        env=env,
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
