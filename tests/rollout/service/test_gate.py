@@ -95,11 +95,9 @@ def test_a_body_that_never_comes_costs_its_connection_only(strict) -> None:
 def test_a_request_beyond_the_room_is_told_when_to_come_again(strict) -> None:
     client, host = strict
     with ExitStack() as stack:
-        kept = []  # a reader that is let go closes its connection
         for _ in range(3):
-            stream = stack.enter_context(client.post("/v1/infill", LONG | MANY | {"stream": True}, stream=True))
-            kept.append(stream.iter_lines())
-            next(kept[-1])
+            # The head of the answer says that the request has been accepted; its steps may come much later.
+            stack.enter_context(client.post("/v1/infill", LONG | MANY | {"stream": True}, stream=True))
         response = client.post("/v1/completions", SHORT)
         assert response.status_code == 429
         assert int(response.headers["Retry-After"]) >= 1
@@ -158,9 +156,7 @@ def test_a_full_queue_refuses_with_503() -> None:
     app, host = local_app({"tiny": "tiny"}, engine=EngineConfig(max_batch_rows=1, max_waiting=2))
     with running(app) as address:
         client = Client(address)
-        with client.post("/v1/infill", LONG | MANY | {"stream": True}, stream=True) as stream:
-            lines = stream.iter_lines()
-            next(lines)
+        with client.post("/v1/infill", LONG | MANY | {"stream": True}, stream=True):
             response = client.post("/v1/infill", LONG)
             assert response.status_code == 503
             assert response.json()["error"]["code"] == "engine_overloaded"
