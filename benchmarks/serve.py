@@ -99,9 +99,9 @@ async def load(address: str, clients: int, requests: Sequence[dict[str, Any]]) -
 
 
 @contextmanager
-def server(*, on_ray: bool) -> Iterator[Server]:
+def server(*, on_ray: bool, threads: int) -> Iterator[Server]:
     """A server process and its address."""
-    command = [sys.executable, "-m", "benchmarks.serve_target", *(["--ray"] if on_ray else [])]
+    command = [sys.executable, "-m", "benchmarks.serve_target", "--threads", str(threads), *["--ray"][: int(on_ray)]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Server(process)
@@ -154,21 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=384, help="requests at 8 and more clients; one has a quarter")
     parser.add_argument("--repetitions", type=int, default=5, help="of the overhead")
     parser.add_argument("--ray", action="store_true", help="on Ray Serve instead of in one process")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine's matrix products")
     given = parser.parse_args(arguments)
     from benchmarks.timing import machine
 
-    with server(on_ray=given.ray) as target:
+    place = "Ray Serve, one engine" if given.ray else "one process"
+    print(f"{machine()}\n{place}, {given.requests} requests, {given.threads} threads\n")
+    print("| clients | requests/s | tokens/s | times one client | p50 ms | p95 ms | p99 ms | refused |")
+    print("|---|---|---|---|---|---|---|---|")
+    with server(on_ray=given.ray, threads=given.threads) as target:
         asyncio.run(load(target.address, 8, bodies(24)))
         loads = []
         for clients in CLIENTS:
             number = given.requests if clients > 1 else max(16, given.requests // 4)
             loads.append(asyncio.run(load(target.address, clients, bodies(number))))
+            print(loads[-1].row(loads[0]), flush=True)
         extra = [] if given.ray else overhead(target, given.requests, given.repetitions)
-    print(f"{machine()}\n{'Ray Serve, one engine' if given.ray else 'one process'}, {given.requests} requests\n")
-    print("| clients | requests/s | tokens/s | times one client | p50 ms | p95 ms | p99 ms | refused |")
-    print("|---|---|---|---|---|---|---|---|")
-    for one in loads:
-        print(one.row(loads[0]))
     ratio = next(one for one in loads if one.clients == BUSY_CLIENTS).tokens_per_s / loads[0].tokens_per_s
     fails = [f"{BUSY_CLIENTS} clients give {ratio:.2f} times one; wanted {MIN_RATIO}"] if ratio < MIN_RATIO else []
     if extra:

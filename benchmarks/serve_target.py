@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 import models
 from rollout import Request, sequence_seed
 from rollout.live import Decoding, Finished, LiveEngine
+from rollout.service.config import EngineConfig
 
 
 def alone(denoiser: models.Denoiser, requests: Sequence[Mapping[str, Any]], clients: int) -> float:
@@ -44,7 +47,7 @@ def alone(denoiser: models.Denoiser, requests: Sequence[Mapping[str, Any]], clie
 
 
 @contextmanager
-def on_ray() -> Iterator[str]:
+def on_ray(engine: EngineConfig) -> Iterator[str]:
     """The service on Ray Serve."""
     from ray import serve
 
@@ -55,7 +58,7 @@ def on_ray() -> Iterator[str]:
     port = 8471
     with ray_session(ClusterConfig(mode="ray", address="local")):
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-        serve.run(application(ServeConfig(cpus_of_front=0.5)), name="unmask")
+        serve.run(application(ServeConfig(engine=engine, cpus_of_front=0.5)), name="unmask")
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -66,9 +69,13 @@ def serve_until_told() -> None:
     """Serve until the input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     from rollout.service.local import local_app, running
 
-    place = on_ray() if parser.parse_args().ray else running(local_app({"tiny": "tiny"})[0])
+    given = parser.parse_args()
+    engine = EngineConfig(threads=given.threads)
+    place = on_ray(engine) if given.ray else running(local_app({"tiny": "tiny"}, engine=engine)[0])
+    torch.set_num_threads(given.threads)
     denoiser = models.load("tiny")
     with place as address:
         print(json.dumps({"address": address}), flush=True)

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rollout.service.work import Accepted, EngineState, Heard, Job, ModelCard, R
 logger = logging.getLogger(__name__)
 
 _TRIES = 3
+_LOST = Refused("lost", "the engine was lost before the answer was finished; send the request again")
 _CARDS_FOR_S = 1.0
 _ASK_S = 5.0
 
@@ -176,29 +178,34 @@ class RayBackend:
             why = f"no model {job.model!r} is served here; served: {', '.join(self._names)}"
             yield [Refused("unknown_model", why, "model")]
             return
-        told, until = False, time.monotonic() + job.timeout_s
+        until = asyncio.get_running_loop().time() + job.timeout_s
+        accepted, told, ended = False, False, False
+        lost = _LOST
         for _ in range(_TRIES):
-            lost: Refused | None = None
-            stream = self._once(job)
-            try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-                    async for batch in stream:
-                        if isinstance(batch[-1], Refused) and batch[-1].kind == "lost":
-                            lost = batch[-1]
-                            break
-                        told = told or any(not isinstance(heard, Accepted) for heard in batch)
-                        if told:
-                            yield batch
-            except TimeoutError:
-                lost = Refused("timeout", f"the answer was not finished within {job.timeout_s:g} s; ask for less")
-            finally:
-                await stream.aclose()
-            if lost is None:
-                return
-            if told or lost.kind == "timeout":
+            async with aclosing(self._once(job)) as stream:
+                while not ended:
+                    try:
+                        # Never around a yield: a timeout belongs to the task that enters it.
+                        async with asyncio.timeout_at(until):
+                            batch = await anext(stream, None)
+                    except TimeoutError:
+                        batch = [Refused("timeout", f"the answer was not finished within {job.timeout_s:g} s")]
+                    if batch is None:
+                        return
+                    if isinstance(batch[-1], Refused) and batch[-1].kind == "lost":
+                        lost = batch[-1]
+                        break
+                    # A second engine accepts again; the client has heard it.
+                    batch = [heard for heard in batch if not (accepted and isinstance(heard, Accepted))]
+                    accepted = accepted or any(isinstance(heard, Accepted) for heard in batch)
+                    told = told or any(not isinstance(heard, Accepted) for heard in batch)
+                    ended = bool(batch) and isinstance(batch[-1], Refused)
+                    if batch:
+                        yield batch
+            if told or ended:
                 break
-        assert lost is not None
-        yield [lost]
+        if not ended:
+            yield [lost]
 
     async def _once(self, job: Job) -> AsyncGenerator[list[Heard], None]:
         """One try; an engine that is lost ends it with a refusal of the kind `lost`."""
@@ -215,7 +222,7 @@ class RayBackend:
             yield [Refused("overloaded", "every engine is full; try again later")]
         except (RayError, RayServeException) as error:
             logger.warning("an engine was lost: %s", type(error).__name__)
-            yield [Refused("lost", "the engine was lost before the answer was finished; send the request again")]
+            yield [_LOST]
         finally:
             if not finished:
                 response.cancel()

@@ -60,7 +60,6 @@ class ModelHost:
         self.sources, self._config, self._replica = dict(sources), config, replica
         self._served: dict[str, Served] = {}
         self._loading: dict[str, asyncio.Task[Served]] = {}
-        self._draining = False
 
     async def start(self) -> None:
         """Load the default model."""
@@ -69,7 +68,7 @@ class ModelHost:
     async def run(self, job: Job) -> AsyncGenerator[list[Heard], None]:
         """What is heard of a job, in batches: all that has happened since the last one was taken."""
         try:
-            async with asyncio.timeout(job.timeout_s), aclosing(self._answer(job)) as batches:
+            async with aclosing(self._answer(job)) as batches:
                 async for batch in batches:
                     yield batch
         except TimeoutError:
@@ -81,9 +80,10 @@ class ModelHost:
             yield [Refused("invalid" if param is None else "unknown_model", str(error), param)]
 
     async def _answer(self, job: Job) -> AsyncGenerator[list[Heard], None]:
-        served = await self.served(job.model)
-        if self._draining:
-            raise EngineLostError("this replica is shutting down; send the request again")
+        # A timeout belongs to the task that enters it, and a stream may be read by several: it never spans a yield.
+        until = asyncio.get_running_loop().time() + job.timeout_s
+        async with asyncio.timeout_at(until):
+            served = await self.served(job.model)
         requests, accepted = _requests(served.denoiser, job)
         waiting = served.loop.engine.num_waiting
         if waiting >= self._config.max_waiting:
@@ -94,7 +94,9 @@ class ModelHost:
         try:
             batch: list[Heard] = [accepted]
             while ticket.left:
-                batch += [heard for sample, event in await ticket.read() for heard in answers.hear(sample, event)]
+                async with asyncio.timeout_at(until):
+                    events = await ticket.read()
+                batch += [heard for sample, event in events for heard in answers.hear(sample, event)]
                 for heard in batch:
                     if isinstance(heard, Done):
                         ticket.drop(heard.sample)
@@ -143,13 +145,6 @@ class ModelHost:
         """Whether every engine's thread lives and its last step went well."""
         return all(served.loop.is_healthy for served in self._served.values())
 
-    async def drain(self, *, timeout_s: float) -> None:
-        """Take no further jobs, and wait until those under way are answered."""
-        self._draining = True
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until and any(served.loop.num_owned for served in self._served.values()):
-            await asyncio.sleep(0.05)
-
     async def _load(self, name: str) -> Served:
         await self._make_room()
         denoiser = await asyncio.to_thread(self.read, self.sources[name])
@@ -159,7 +154,9 @@ class ModelHost:
             max_batch_rows=self._config.max_batch_rows,
             max_length=self._config.max_length,
         )
-        self._served[name] = Served(name, denoiser, EngineLoop(engine, name=f"engine-{name}"))
+        self._served[name] = Served(
+            name, denoiser, EngineLoop(engine, name=f"engine-{name}", threads=self._config.threads)
+        )
         return self._served[name]
 
     def read(self, path: str) -> Denoiser:
@@ -168,7 +165,6 @@ class ModelHost:
 
         import models
 
-        torch.set_num_threads(self._config.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         denoiser = models.load(path, dtype=getattr(torch, self._config.dtype), device=device)
         if denoiser.tokenizer is None:

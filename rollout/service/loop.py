@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import torch
+
 from rollout.live import Decoding, Event, Finished, LiveEngine
 from rollout.request import Request
 from rollout.service.work import EngineState
@@ -79,8 +81,8 @@ class Ticket:
 class EngineLoop:
     """Runs a live engine in a thread of its own."""
 
-    def __init__(self, engine: LiveEngine, *, name: str = "engine") -> None:
-        self.engine = engine
+    def __init__(self, engine: LiveEngine, *, name: str = "engine", threads: int = 1) -> None:
+        self.engine, self._threads = engine, threads
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._owners: dict[int, Ticket] = {}
@@ -174,6 +176,8 @@ class EngineLoop:
                 self._cancelled += 1
 
     def _run(self) -> None:
+        # The number of threads of a product belongs to the thread that asks for it.
+        torch.set_num_threads(self._threads)
         while True:
             with self._wake:
                 while not (self._commands or self._stopping or self.engine.is_busy):

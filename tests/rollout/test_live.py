@@ -60,11 +60,11 @@ def same(a: rollout.Trajectory, b: rollout.Trajectory) -> None:
 @pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
 def test_an_answer_is_the_same_alone_and_among_others_that_come_at_any_step(denoisers, family) -> None:
     cases = mixed_cases(family, 65)
-    engine = LiveEngine(denoisers[family], max_batch_rows=24, max_batch_tokens=400, max_length=32)
+    engine = LiveEngine(denoisers[family], max_batch_rows=64, max_batch_tokens=1200, max_length=32)
     draw, waiting, number_of, found, told = random.Random(1), list(enumerate(cases)), {}, {}, {}
     most = 0
     while waiting or engine.is_busy:
-        for _ in range(draw.randint(0, 5)):
+        for _ in range(draw.randint(0, 16)):
             if waiting:
                 index, (request, decoding) = waiting.pop()
                 number_of[engine.submit(request, decoding, listens=True)] = index
@@ -74,7 +74,7 @@ def test_an_answer_is_the_same_alone_and_among_others_that_come_at_any_step(deno
             else:
                 told.setdefault(number_of[event.index], []).append(event)
         most = max(most, engine.num_active)
-    assert most > 12
+    assert most > 30
     assert len(found) == 65
     for index, (request, decoding) in enumerate(cases):
         same(alone(denoisers[family], request, decoding), found[index])

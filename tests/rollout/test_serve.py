@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,15 @@ import requests
 import yaml
 
 from rollout.serve import RayBackend, ServeConfig, application
-from rollout.service.work import Done, Job
+from rollout.service.work import Accepted, Done, Job
 
 ROOT = Path(__file__).resolve().parents[2]
 # A hole is filled to its end, one character a step: 400 steps.
 LONG = {"prefix": "1+1=", "max_new_tokens": 400, "sampler": "ar", "seed": 1, "num_samples": 4}
 SUM = {"prompt": "37+485=", "max_new_tokens": 8, "seed": 5, "num_samples": 2, "temperature": 0.8}
 CONFIG = {
-    "models": {"tiny": "tiny"}, "min_replicas": 2, "max_replicas": 2, "cpus_per_replica": 0.1, "cpus_of_front": 0.1,
+    "models": {"tiny": "tiny", "twin": "tiny"}, "min_replicas": 2, "max_replicas": 2,
+    "cpus_per_replica": 0.1, "cpus_of_front": 0.1,
     "grader": "cluster.serve_grading:grader",
 }  # fmt: skip
 
@@ -50,6 +52,12 @@ def active(address: str) -> list[float]:
     return [float(line.split()[-1]) for line in lines if line.startswith("unmask_engine_active{")]
 
 
+def engines(address: str) -> set[str]:
+    """Engines that answer; their labels begin with the replica's name."""
+    lines = requests.get(f"{address}/metrics", timeout=60).text.splitlines()
+    return {line.split('"')[1].split("/")[0] for line in lines if line.startswith("unmask_engine_active{")}
+
+
 def until(condition, timeout_s: float = 120.0) -> bool:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -64,7 +72,7 @@ def test_answers_on_ray_are_those_of_the_engine(address) -> None:
     import rollout
     import samplers
 
-    assert until(lambda: active(address) == [0, 0])
+    assert until(lambda: len(engines(address)) == 2)
     denoiser = models.load("tiny")
     engine = rollout.Engine(denoiser, samplers.build("confidence"))
     prompt = models.encode_prompt(denoiser, SUM["prompt"])
@@ -78,6 +86,31 @@ def test_answers_on_ray_are_those_of_the_engine(address) -> None:
     wrong = requests.post(f"{address}/v1/rollouts", json=SUM | {"sampler": "confidense"}, timeout=120)
     assert wrong.status_code == 400
     assert "did you mean 'confidence'" in wrong.json()["error"]["message"]
+
+
+def test_openais_endpoints_count_and_stream_on_ray_too(address) -> None:
+    body = {"prompt": ["37+485=", "1+1="], "max_tokens": 8, "seed": 1, "echo": True}
+    whole = requests.post(f"{address}/v1/completions", json=body, timeout=120).json()
+    assert whole["usage"]["prompt_tokens"] == 7 + 4
+    assert [choice["text"][:4] for choice in whole["choices"]] == ["37+4", "1+1="]
+    chat = {"messages": [{"role": "user", "content": "1+1="}], "max_tokens": 8, "seed": 1, "stream": True}
+    with requests.post(f"{address}/v1/chat/completions", json=chat, stream=True, timeout=120) as stream:
+        lines = [line for line in stream.iter_lines(decode_unicode=True) if line]
+    assert '"role":"assistant"' in lines[0]
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_models_are_served_by_name(address) -> None:
+    cards = requests.get(f"{address}/v1/models", timeout=60).json()["data"]
+    assert [card["id"] for card in cards] == ["tiny", "twin"]
+    one, other = (
+        requests.post(f"{address}/v1/rollouts", json=SUM | {"model": name}, timeout=120).json()
+        for name in ("tiny", "twin")
+    )
+    assert (one["model"], other["model"]) == ("tiny", "twin")
+    assert one["rollouts"] == other["rollouts"]
+    missing = requests.post(f"{address}/v1/rollouts", json=SUM | {"model": "none"}, timeout=120)
+    assert missing.status_code == 404
 
 
 def test_answers_may_be_graded_by_a_task(address) -> None:
@@ -123,9 +156,10 @@ def test_an_answer_of_a_killed_engine_is_made_by_another_one(address) -> None:
     async def collect(backend: RayBackend, job: Job) -> list[Done]:
         return [heard async for batch in backend.run(job) for heard in batch]
 
-    *_, done = asyncio.run(main())
-    assert isinstance(done, Done), done
-    assert until(lambda: len(active(address)) == 2)
+    accepted, done = asyncio.run(main())
+    assert isinstance(accepted, Accepted)
+    assert isinstance(done, Done)
+    assert until(lambda: len(engines(address)) == 2)
 
 
 def test_the_config_file_is_one_that_serve_takes() -> None:
@@ -137,3 +171,36 @@ def test_the_config_file_is_one_that_serve_takes() -> None:
     assert schema.http_options.host == "127.0.0.1"
     config = ServeConfig.model_validate(found.args)
     assert application(config) is not None
+
+
+@pytest.mark.slow
+def test_engines_come_with_the_load_and_go_without_dropping_anything(address) -> None:
+    from ray import serve
+
+    scaling = {
+        "min_replicas": 1,
+        "target_ongoing_requests": 2,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 3,
+        "drain_s": 120,
+    }
+    # Redeployed with one engine at least while requests are under way: the other one is drained, nothing is dropped.
+    with ThreadPoolExecutor(16) as pool:
+
+        def ask(seed: int) -> int:
+            body = LONG | {"seed": seed, "num_samples": 8}
+            return requests.post(f"{address}/v1/infill", json=body, timeout=300).status_code
+
+        before = [pool.submit(ask, seed) for seed in range(4)]
+        assert until(lambda: sum(active(address)) > 0)
+        serve.run(application(ServeConfig.model_validate(CONFIG | scaling)), name="unmask")
+        assert {found.result() for found in before} == {200}
+        assert until(lambda: len(engines(address)) == 1)
+        after = [pool.submit(ask, seed) for seed in range(16)]
+        assert until(lambda: len(engines(address)) == 2)
+        assert {found.result() for found in after} == {200}
+        trickle = []
+        while len(engines(address)) > 1 and len(trickle) < 2000:
+            trickle.append(requests.post(f"{address}/v1/rollouts", json=SUM, timeout=120).status_code)
+        assert set(trickle) <= {200}
+        assert len(engines(address)) == 1

@@ -149,6 +149,8 @@ def test_a_request_that_takes_too_long_is_ended_and_may_be_sent_again() -> None:
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "timeout"
         assert response.headers["Retry-After"]
+        name, error = Client(address).events("/v1/infill", LONG)[-1]
+        assert (name, error["error"]["code"]) == ("error", "timeout")
         assert until(lambda: is_idle(host))
 
 
