@@ -1,5 +1,7 @@
 """Recipes of runs that are going to be disturbed."""
 
+import json
+
 import pytest
 import ray
 
@@ -43,3 +45,24 @@ def undisturbed(small_model, tmp_path_factory, local_ray):
 
     run, _ = run_with(sketch_recipe(small_model, tmp_path_factory.mktemp("undisturbed")))
     return outcome(run.folder.path)
+
+
+@pytest.fixture(scope="session")
+def digit_model(small_model, tmp_path_factory):
+    """A random model that says nothing but digits; the rows beside it have the answer 3, so that some are right."""
+    import torch
+
+    import models
+
+    denoiser = models.load(small_model)
+    canvas = [*models.encode_prompt(denoiser, "1+2="), denoiser.mask_token_id]
+    with torch.no_grad():
+        hidden_D = denoiser.hidden(torch.tensor([canvas]))[0, -1]
+        noise_VD = 0.02 * torch.randn(10, len(hidden_D), generator=torch.Generator().manual_seed(0))
+        head_VD = denoiser.backbone.lm_head.weight.zero_()
+        head_VD[models.encode_prompt(denoiser, "0123456789")] = 8 * hidden_D / hidden_D.square().sum() + noise_VD
+    folder = tmp_path_factory.mktemp("digits") / "model"
+    models.save(denoiser, folder)
+    rows = [{"input": "0+3", "output": "3"}, {"input": "1+2", "output": "3"}, {"input": "5-2", "output": "3"}]
+    (folder.parent / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

@@ -181,3 +181,11 @@ def test_console_script_exits_with_the_status():
 
 def turn(content):
     return {"role": "user", "content": content}
+
+
+def test_resume_auto_is_another_spelling_of_resume(unmask, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("tasks: [{name: arithmetic}]\n")
+    status, out, _ = unmask("train", recipe, "--resume=auto", "--dry-run")
+    assert status == 0
+    assert "staleness" in out

@@ -1,8 +1,10 @@
 """Lost workers are replaced and their work is done elsewhere; bad data is reported once and never retried."""
 
+import time
+
 import pytest
 
-from cluster.actors import Launcher
+from cluster.actors import Launcher, wait
 from cluster.calls import ActorError, CallFailure
 from cluster.pool import MAX_RESTARTS
 from tests.cluster.standins import SquarePool
@@ -99,3 +101,62 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_pool():
     with pytest.raises(ActorError, match=r"square-0.*actor_lost"):
         finish(pool, [1000])
     assert pool.num_restarts == MAX_RESTARTS
+
+
+def test_an_item_that_kills_workers_takes_no_other_with_it():
+    class Poisoned(SquarePool):
+        def _call(self, handle, items):
+            if 666 in items:
+                handle.kill()
+            return super()._call(handle, items)
+
+    pool = Poisoned(Launcher(mode="local"), num_workers=1, max_retries=2)
+    pool.start()
+    good, bad, other = finish(pool, [3, 666, 5])
+    assert (good, other) == (9, 25)
+    assert isinstance(bad, CallFailure)
+    assert bad.kind == "actor_lost"
+    # the three together twice, then 666 alone twice: its first and two more tries, as max_retries says
+    assert pool.take_failures() == {"square_actor_lost": 3}
+
+
+def test_abandoned_work_is_thrown_away_and_the_pool_goes_on():
+    pool = local_pool(num_workers=1)
+    pool.submit([1000])
+    pool.submit([2000])
+    pool.abandon()
+    assert finish(pool, [3]) == [9]
+    assert pool.collect() == []
+
+
+@pytest.mark.ray
+def test_a_late_call_is_made_again_on_an_idle_worker_and_the_first_answer_wins(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.pool.MIN_STRAGGLER_S", 0.1)
+    marker = tmp_path / "go on"
+    started = []
+
+    class Uneven(SquarePool):
+        def _call(self, handle, items):
+            started.append(handle.name)
+            if items == (7,) and started.count("stuck") == 0:
+                started.append("stuck")
+                return handle.call("wait_for", str(marker), timeout_s=100)
+            return super()._call(handle, items)
+
+    pool = Uneven(Launcher(mode="ray"), num_workers=2)
+    pool._straggler_factor = 2.0
+    pool.start()
+    finish(pool, *[[number] for number in range(8) if number != 7])
+    pool.submit([7])
+    until = time.monotonic() + 60
+    while not (ended := pool.collect()):
+        assert time.monotonic() < until
+        wait(pool.futures(), timeout_s=0.1)
+    assert ended == [(7, 49)]
+    assert pool.num_reissued == 1
+    marker.touch()  # the first call ends now, and nobody hears of it
+    while pool.num_pending:
+        assert time.monotonic() < until
+        wait(pool.futures(), timeout_s=0.1)
+        assert pool.collect() == []
+    pool.close()

@@ -95,3 +95,32 @@ def test_supervised_settings_without_effect_are_named(tmp_path):
     overrides = ["sft.masking={kind: agdo, gamma: 0, weights: shuffled}", "sft.min_new_tokens=4", "sft.end_tokens=2"]
     warnings = check_settings(sft_loaded(tmp_path, *overrides))
     assert [warning.split(" ")[0] for warning in warnings] == ["sft.min_new_tokens", "sft.masking.weights"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["staleness=1"], "set it to token, step or sequence"),
+        (["staleness=1", "learner.objective.importance=token", "cluster.mode=local"], "nothing overlaps"),
+    ],
+)
+def test_asynchrony_that_cannot_work_is_refused(tmp_path, overrides, said):
+    with pytest.raises(ValueError, match=said):
+        warnings(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "both"),
+    [
+        (["max_in_flight=100"], ("max_in_flight 100", "the 16 prompts")),
+        (["rollout.on_update=keep"], ("rollout.on_update", "staleness 0")),
+        (["cluster.stall_timeout_s=60"], ("stall_timeout_s 60", "1800 s")),
+    ],
+)
+def test_asynchrony_without_effect_is_warned_of(tmp_path, overrides, both):
+    (warning,) = warnings(tmp_path, *overrides)
+    assert all(part in warning for part in both)
+
+
+def test_staleness_with_importance_weights_is_sound(tmp_path):
+    assert warnings(tmp_path, "staleness=1", "learner.objective.importance=token") == []

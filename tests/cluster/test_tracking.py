@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cluster.config import TrainRecipe
+from cluster.errors import RunError
 from cluster.mlflow_store import default_uri, make_sqlite_store, set_mlflow_environment, ui_command
 from cluster.tracking import Tracker, flatten, read_metrics, saved_run_id
 from rollout.records import Trajectory
@@ -263,3 +264,25 @@ def wait_until(condition, timeout_s=20.0):
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
+
+
+def test_numbers_that_a_killed_attempt_did_not_send_are_sent_by_the_next_one_once(tmp_path):
+    first = start(tmp_path)
+    first.log(1, {"train/loss": 0.5})
+    first.finish("failed")
+    # a kill between the file and the store leaves a line in the file alone, and a torn one behind it
+    with (tmp_path / "demo" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "time": 1000.0, "train/loss": 0.25}\n{"step": 3, "ti')
+    second = start(tmp_path, first.run_id)
+    second.log(3, {"train/loss": 0.125})
+    second.finish("finished")
+    assert history(second, "train/loss") == [(1, 0.5), (2, 0.25), (3, 0.125)]
+
+
+def test_a_full_disk_ends_the_run_with_the_reason(tmp_path):
+    tracker = start(tmp_path)
+    tracker.log(1, {"train/loss": 0.5})
+    tracker._metrics_file._file.close()
+    tracker._metrics_file._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written .*No space left.*--resume"):
+        tracker.log(2, {"train/loss": 0.25})

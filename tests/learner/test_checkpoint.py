@@ -94,3 +94,18 @@ def test_same_step_again_replaces_the_old_one(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 1, state={"step": 1, "again": True})
     assert checkpoint.read_state(checkpoint.step_folder(tmp_path, 1))["again"]
+
+
+def test_a_changed_bit_is_found_by_the_content_alone(tmp_path):
+    path = write(tmp_path, 1)
+    (path / "model" / "weights").write_bytes(b"12354")
+    assert checkpoint.read_state(path) == {"step": 1}
+    with pytest.raises(checkpoint.CheckpointError, match=r"weights is not what was written"):
+        checkpoint.read_state(path, verify=True)
+
+
+def test_a_checkpoint_set_aside_counts_as_absent(tmp_path):
+    write(tmp_path, 1)
+    damaged = write(tmp_path, 2)
+    assert checkpoint.set_aside(damaged).name == "step_000002.damaged"
+    assert checkpoint.latest(tmp_path) == tmp_path / "step_000001"

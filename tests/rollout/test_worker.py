@@ -112,3 +112,45 @@ def test_work_before_load_says_what_is_missing(small_model):
     worker = RolloutWorker(ModelConfig(path=str(small_model)), RolloutConfig())
     with pytest.raises(RuntimeError, match=r"call load\(\)"):
         generate(worker, PROMPTS)
+
+
+def test_offered_weights_are_taken_between_two_forwards_and_the_answer_says_so(small_model):
+    worker = RolloutWorker(ModelConfig(path=str(small_model)), RolloutConfig())
+    worker.load()
+    before = generate(worker, PROMPTS[:1])
+    named = random_weights(worker, 1)
+    looks = []
+    take = worker._take_offered
+
+    def offer_at_the_third_look():
+        looks.append(None)
+        if len(looks) == 3:
+            worker.offer_weights(named, 4, 1)
+        return take()
+
+    worker._take_offered = offer_at_the_third_look
+    (answers,) = generate(worker, PROMPTS[:1])
+    assert {answer.weights_version for answer in answers} == {(0, 4)}
+    # two forwards of the old weights: what they committed is the same, to the last bit
+    for answer, old in zip(answers, before[0], strict=True):
+        early = answer.step_map < 2
+        assert early.sum() == 2
+        assert np.array_equal(answer.tokens[early], old.tokens[early])
+        assert np.array_equal(answer.logprobs[early], old.logprobs[early])
+    # the load that was queued behind the answer finds its weights there already
+    assert worker.load_weights(named, 4, 1).num_bytes == sum(array.nbytes for array in named.values())
+    assert worker.version() == 4
+    assert generate(worker, PROMPTS[:1])[0][0].weights_version == (4, 4)
+
+
+def test_weights_offered_late_are_never_overwritten_by_an_older_load(small_model):
+    worker = RolloutWorker(ModelConfig(path=str(small_model)), RolloutConfig())
+    worker.load()
+    old, new = random_weights(worker, 1), random_weights(worker, 2)
+    worker.offer_weights(new, 6, 2)
+    generate(worker, PROMPTS[:1])
+    worker.load_weights(old, 5, 1)
+    assert worker.version() == 6
+    # a learner that went back to a checkpoint publishes version 5 again, later
+    worker.load_weights(old, 5, 3)
+    assert worker.version() == 5
