@@ -13,7 +13,7 @@ What is retried, and where, is decided here and not by Ray:
 | `raised`, several items | stays ready | one by one, to find the guilty one |
 | `raised`, one item | stays ready | the failure, never retried |
 
-From the second time on, what lost its worker is tried one by one: an item that kills workers takes no other with it.
+The last try of what lost its worker is one by one: an item that kills workers takes no other with it.
 With a `straggler_factor`, a call that takes that many times longer than its like is made a second time on a worker that
 has nothing else to do; the first answer wins, and the other is thrown away when it comes.
 """
@@ -285,15 +285,16 @@ class WorkerPool(ABC, Generic[Item, Result]):
             self._replace(member, outcome)
 
     def _retry(self, work: Work[Item], failure: CallFailure) -> None:
-        is_last = work.num_tries >= self._max_retries
         if not work.items or (failure.is_infrastructure and self._twin(work)):
             return
-        if failure.is_infrastructure and work.num_tries == 0 and not is_last:
-            self._queue.appendleft(Work(work.items, 1))
-        elif len(work.items) > 1 and not (failure.is_infrastructure and is_last):
-            self._queue.extendleft(Work((item,), work.num_tries) for item in reversed(work.items))
-        elif failure.is_infrastructure and not is_last:
-            self._queue.appendleft(Work(work.items, work.num_tries + 1))
+        one_by_one = [(item,) for item in work.items]
+        if failure.is_infrastructure and work.num_tries < self._max_retries:
+            num_tries = work.num_tries + 1
+            # The whole once more, as long as another try is left for each of its items alone.
+            pieces = [work.items] if work.num_tries == 0 and num_tries < self._max_retries else one_by_one
+            self._queue.extendleft(Work(items, num_tries) for items in reversed(pieces))
+        elif not failure.is_infrastructure and len(work.items) > 1:
+            self._queue.extendleft(Work(items, work.num_tries) for items in reversed(one_by_one))
         else:
             self._ended += [(item, failure) for item in work.items]
 

@@ -116,7 +116,7 @@ def test_an_item_that_kills_workers_takes_no_other_with_it():
     assert (good, other) == (9, 25)
     assert isinstance(bad, CallFailure)
     assert bad.kind == "actor_lost"
-    # the three together twice, then 666 alone twice: its first and two more tries, as max_retries says
+    # the three together twice, then 666 alone: three tries, as max_retries 2 says
     assert pool.take_failures() == {"square_actor_lost": 3}
 
 
