@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 import models
+from benchmarks.learner_estimators import print_estimators
 from benchmarks.learner_floor import print_floor
 from benchmarks.learner_shared import print_shared
 from benchmarks.models import random_llada
@@ -178,6 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="token budget of the timed update")
     parser.add_argument("--budgets", type=int, nargs="*", default=[1024, 4096, 16384], help="budgets to measure")
     parser.add_argument("--floor", action="store_true", help="only the fraction of the floor, 2 minutes on one core")
+    parser.add_argument(
+        "--estimators", action="store_true", help="only the estimators against one slot a pass, --samples answers"
+    )
     parser.add_argument("--measure", type=int, nargs=2, metavar=("BUDGET", "ANSWERS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:
@@ -188,6 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.floor:
         print_floor(answers=1, budget=options.micro_batch_tokens, repetitions=options.repetitions)
         return 0
+    if options.estimators:
+        found = print_estimators(
+            answers=options.samples, budget=options.micro_batch_tokens, repetitions=options.repetitions
+        )
+        return int(found > TOLERANCE)
     gap = max(compare(options), print_shared(repetitions=options.repetitions))
     if (PROC / "clear_refs").exists():
         memory_table(options.budgets, numbers=(8, 16))
