@@ -56,7 +56,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _spread(values: Sequence[float], sign: str = "") -> str:
     centre, half = (100 * value for value in interval(values))
-    return f"{centre:{sign}.1f} ± {half:.1f}"
+    return f"{centre:{sign}.1f}" if np.isnan(half) else f"{centre:{sign}.1f} ± {half:.1f}"
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 import rollout
 import samplers
-from learner import BatchStats, Sample, balance
+from learner import BatchStats, Sample, balance, policy_update
 from learner.agdo_sft import agdo_canvases, finished_texts
 from learner.config import EngineConfig, LearnerConfig, ObjectiveConfig, OptimizerConfig
 from learner.masking import random_canvases
@@ -87,6 +87,20 @@ class Ranks:
         share = balance(graded, self.world_size, keep_zero_advantage=True)[self.rank]
         return self.worker.update(share, BatchStats.of(graded))
 
+    def terms(self):
+        """Attention of the answers first, ratios over several canvases, new masks in the second epoch."""
+        graded = samples()
+        share = balance(graded, self.world_size)[self.rank]
+        found = {}
+        for settings in (
+            {"likelihood": "coupled", "num_epochs": 2, "redraw_masks": True},
+            {"likelihood": "agdo", "influence": 1.0, "normaliser": "canvas", "agdo": {"num_canvases": 3}},
+            {"likelihood": "elbo_pair", "ratio": "sequence", "num_epochs": 2},
+        ):
+            objective, stats = ObjectiveConfig.model_validate(settings), BatchStats.of(graded)
+            found |= policy_update(self.worker._engine, share, stats, objective, micro_batch_tokens=40)
+        return found
+
     def weights(self):
         return {name: np.array(array) for bucket in self.worker.weights() or () for name, array in bucket.items()}
 
@@ -94,7 +108,7 @@ class Ranks:
 def results(rank, world_size, port, model, case, folder):
     """Metrics of two updates, weights after them (on rank 0), and whether a restored rank takes the same third."""
     ranks = Ranks(rank, world_size, port, model, case)
-    metrics = ranks.supervised(), ranks.policy(), ranks.guided()
+    metrics = ranks.supervised(), ranks.policy(), ranks.guided(), ranks.terms()
     weights = ranks.weights()
     ranks.worker.save(str(Path(folder) / case))
     third = ranks.supervised()

@@ -71,7 +71,7 @@ def test_two_ranks_equal_one_rank(case, of_two_ranks, model, port, tmp_path):
     assert second["metrics"] == first["metrics"]
     assert first["weights"].keys() == expected["weights"].keys()
     for name, value in expected["weights"].items():
-        np.testing.assert_allclose(first["weights"][name], value, atol=1e-6, rtol=0, err_msg=name)
+        np.testing.assert_allclose(first["weights"][name], value, atol=1e-5, rtol=0, err_msg=name)
     assert first["restored"]
     assert second["restored"]
     assert expected["restored"]
