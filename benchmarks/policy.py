@@ -1,7 +1,7 @@
 """`unmask bench policy`: what training an unmasking policy costs beside the diffusion model, and what RLlib adds.
 
 Environment: LLaDA's architecture, width 256, 6 layers, vocabulary 4096, float32, random weights; 32 answers (4 prompts
-of 128 tokens x 8) of 64 slots in full diffusion, an untrained policy of the released size.
+of 96 tokens x 8) of 32 slots in full diffusion, an untrained policy of the released size.
 
     steps/s    policy steps (an answer, a step) a second
     forward    share of the time inside backbone and head; policy network; everything else
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="unmask bench policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=32, help="answers of the environment")
-    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--only", choices=["environment", "loop"], help="one of the two parts")
     options = parser.parse_args(argv)
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _environment(batch: int, slots: int, repetitions: int) -> None:
     denoiser = on_device(llada_config(width=256, layers=6, heads=8, ffn=768, vocabulary=VOCABULARY))
     (network,) = make_networks(PolicyConfig(), seed=0)
-    prompt_BP = prompts(max(1, batch // 8), 128, vocabulary=VOCABULARY - 2).tolist()
+    prompt_BP = prompts(max(1, batch // 8), 96, vocabulary=VOCABULARY - 2).tolist()
     requests = [Request(prompt, slots, sequence_seed(0, i, g)) for i, prompt in enumerate(prompt_BP) for g in range(8)]
     environment(denoiser, network, requests[:8])
     found = [environment(denoiser, network, requests[:batch]) for _ in range(repetitions)]

@@ -73,11 +73,12 @@ def measure(worker: RolloutWorker, task: Task, decoding: DecodingConfig, rows: i
     return np.array(correct).T, np.array(forwards, dtype=float).T
 
 
-def settings(policies: Mapping[str, Path]) -> list[tuple[str, str, SamplerConfig]]:
+def settings(policies: Mapping[str, Path], names: Sequence[str]) -> list[tuple[str, str, SamplerConfig]]:
     """Name, setting and sampler of every point."""
     found = [
         (name, f"{option} {value:g}", SamplerConfig(name=name, options={option: value}))
         for name, (option, values) in SWEEPS.items()
+        if name in names
         for value in values
     ]
     return found + [
@@ -111,6 +112,8 @@ def draw(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
     for axes, (title, points) in zip(grid, panels.items(), strict=False):
         for name in [*SWEEPS, "policy"]:
             mine = sorted((p.forwards, 100 * p.accuracy) for p in points if p.sampler == name)
+            if not mine:
+                continue
             style = (
                 {"marker": "*", "markersize": 9, "linestyle": "none", "color": "black"}
                 if name == "policy"
@@ -157,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-new-tokens", type=int, default=20)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--samplers", nargs="*", choices=list(SWEEPS), default=list(SWEEPS), help="beside threshold")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
@@ -171,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             task = build(TaskConfig(name=name))
             title = f"{name}, {f'blocks of {block}' if block else 'full diffusion'}"
             panels[title] = []
-            for sampler, setting, config in settings(policies):
+            for sampler, setting, config in settings(policies, [BASELINE, *options.samplers]):
                 decoding = DecodingConfig(
                     sampler=config, temperature=0.0, max_new_tokens=options.max_new_tokens, block_length=block or None
                 )
