@@ -13,13 +13,14 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cluster.eval_rows import Arm
 from cluster.pictures import save
 
 _PANEL = (4.2, 3.6)
-_LEGEND_COLUMNS = 5
+_LETTER, _SIGN = 0.085, 0.55
+"""Width of a letter and of a sign in the legend."""
 _LEGEND_LINE = 0.24
 _INK = "#24292f"
 _GRID = "#d0d7de"
@@ -93,7 +94,7 @@ def whole_powers(largest: int) -> list[int]:
 
 def _panels(arms: Sequence[Arm], *, rows: int) -> tuple[Figure, list[list[Axes]]]:
     columns = len(_by_task(arms))
-    legend = _LEGEND_LINE * (1 + -(-len(_labels(arms)) // _LEGEND_COLUMNS))
+    legend = _LEGEND_LINE * (1 + -(-len(_labels(arms)) // _legend_columns(arms)))
     figure = Figure(figsize=(_PANEL[0] * max(columns, 2), _PANEL[1] * rows + legend), layout="constrained")
     grid = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
     return figure, [list(row) for row in grid]
@@ -123,7 +124,7 @@ def _dress(axes: Axes, *, title: str, x: str, y: str, base: int = 0) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     if base:
         axes.set_xscale("log", base=base)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color=_GRID, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -131,5 +132,11 @@ def _dress(axes: Axes, *, title: str, x: str, y: str, base: int = 0) -> None:
 
 def _legend(figure: Figure, axes: Axes, arms: Sequence[Arm]) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(_LEGEND_COLUMNS, len(_labels(arms)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=_legend_columns(arms), fontsize=8.5, frameon=False)
+
+
+def _legend_columns(arms: Sequence[Arm]) -> int:
+    """As many as fit below the panels."""
+    width = _PANEL[0] * max(len(_by_task(arms)), 2)
+    longest = max(map(len, _labels(arms)))
+    return max(1, min(len(_labels(arms)), int(width / (_SIGN + _LETTER * longest))))
