@@ -1,6 +1,6 @@
 """`unmask bench scaling`: how many rollout workers one controller can feed.
 
-The controller's own code (cursor, buffer, pools, gathering, advantages, metrics) runs steps of synchronous training
+The controller's own code (cursor, buffer, pools, gathering, advantages, metrics) runs steps of training
 with simulated actors (`benchmarks/simulated.py`). The load grows with the cluster: each worker gets one call of
 `--prompts` prompts a step, one grader stands beside eight workers, and an update takes as long whatever the size, as
 it does with a learner that grows too. Said for each size:
@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.simulated import RAY_COSTS, Clock, Cluster, Times, answers_of, virtual_waits
+from benchmarks.simulated import RAY_COSTS, Clock, Cluster, SimulatedFuture, Times, answers_of, virtual_waits
 from benchmarks.timing import machine
 from cluster.actors import Launcher
 from cluster.buffer import GroupBuffer
@@ -84,8 +84,7 @@ def simulate(num_workers: int, options: argparse.Namespace, *, counts_controller
     times = Times(options.generate_s, options.sigma, options.grade_s, options.load_s)
     # Where the controller's time does not count, it is not spent on large records either.
     sizes = (options.num_samples, options.slots) if counts_controller else (2, 1)
-    answers = pickle.dumps(answers_of(*sizes), protocol=5)
-    cluster = Cluster(clock, times, answers, options.num_samples)
+    cluster = Cluster(clock, times, answers_of(*sizes))
     controller = _controller(num_workers, options, cluster)
     with virtual_waits(clock):
         controller.rollouts.start()
@@ -117,12 +116,18 @@ class Controller:
     """The parts of `cluster.loop` that do not need a learner."""
 
     options: argparse.Namespace
-    clock: Clock
+    cluster: Cluster
     cursor: Cursor
+    buffer: GroupBuffer
     rollouts: RolloutPool
     graders: GraderPool
     gatherer: Gatherer
     num_ranks: int
+
+    @property
+    def clock(self) -> Clock:
+        """The virtual one."""
+        return self.cluster.clock
 
     def step(self, step: int) -> None:
         """One step of `cluster.loop.train`; the learner's work is a wait."""
@@ -133,11 +138,18 @@ class Controller:
         for share in balance(samples, self.num_ranks):
             pickle.dumps((share, stats), protocol=5)
             self.clock.charge(RAY_COSTS.submit_s)
-        self.clock.wait_until(self.clock.now() + self.options.update_s)
+        self._while_the_learner_works(self.options.update_s)
+        self.buffer.commit(gathered.visits)
         self.cursor.finish(gathered.visits)
-        self.clock.wait_until(self.clock.now() + self.options.publish_s)
-        self.rollouts.sync(Published(step + 1, None))
+        self._while_the_learner_works(self.options.publish_s)
+        self.rollouts.sync(Published(step + 1, step + 1, None))
         step_metrics(gathered.groups, times=watch.lap(), learner={}, weights_version=step, failures=gathered.failures)
+
+    def _while_the_learner_works(self, seconds: float) -> None:
+        """Keeps the pools busy as far as the staleness allows, as `LearnerGroup.alongside` does."""
+        learner = SimulatedFuture(self.cluster, "update", self.clock.now() + seconds, lambda: None)
+        while not learner.is_done():
+            self.gatherer.turn(self.rollouts.version, [learner])
 
 
 def _controller(num_workers: int, options: argparse.Namespace, cluster: Cluster) -> Controller:
@@ -145,6 +157,7 @@ def _controller(num_workers: int, options: argparse.Namespace, cluster: Cluster)
         {
             "tasks": [{"name": "arithmetic"}],
             "prompts_per_step": num_workers * options.prompts,
+            "staleness": options.staleness,
             "rollout": {"num_samples": options.num_samples, "num_workers": num_workers},
         }
     )
@@ -154,10 +167,11 @@ def _controller(num_workers: int, options: argparse.Namespace, cluster: Cluster)
     graders = GraderPool((), RewardConfig(num_workers=num_graders), launcher=launcher)
     cursor = Cursor([Rows()], [1.0], seed=0)
     per_step = recipe.prompts_per_step
-    buffer = GroupBuffer(groups_per_step=per_step, staleness=0, max_in_flight=per_step)
+    ahead = options.staleness
+    buffer = GroupBuffer(groups_per_step=per_step, staleness=ahead, max_in_flight=(ahead + 1) * per_step)
     gatherer = Gatherer(recipe, cursor=cursor, buffer=buffer, rollouts=rollouts, graders=graders)
     num_ranks = max(1, num_workers // WORKERS_PER_NODE)
-    return Controller(options, cluster.clock, cursor, rollouts, graders, gatherer, num_ranks)
+    return Controller(options, cluster, cursor, buffer, rollouts, graders, gatherer, num_ranks)
 
 
 class _Sends:
@@ -165,12 +179,16 @@ class _Sends:
 
     def publish(self, version: int) -> Published:
         """Nothing to gather."""
-        return Published(version, None)
+        return Published(version, version, None)
 
-    def send(self, handle: Any, published: Published, *, timeout_s: float) -> Any:
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def send(self, handle: Any, published: Published, *, timeout_s: float, between_forwards: bool = False) -> Any:
         """As `ObjectStoreTransport` does."""
+        weights = (published.reference, published.version, published.serial)
         handle.call("fetch_weights", published.reference, timeout_s=timeout_s, lane="transfer")
-        return handle.call("load_weights", published.reference, published.version, timeout_s=timeout_s)
+        return handle.call("load_weights", *weights, timeout_s=timeout_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,6 +243,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--workers", type=int, nargs="+", default=[8, 32, 128, 512, 2048])
     found.add_argument("--steps", type=int, default=1, help="counted steps, after one that is not")
     found.add_argument("--prompts", type=int, default=1, help="prompts a worker and step")
+    found.add_argument("--staleness", type=int, default=0)
     found.add_argument("--num-samples", type=int, default=8)
     found.add_argument("--slots", type=int, default=256, help="of an answer")
     found.add_argument("--generate-s", type=float, default=60.0, help="median seconds of a worker's call")

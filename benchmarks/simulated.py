@@ -11,7 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -94,14 +94,22 @@ class Cluster:
 
     clock: Clock
     times: Times
-    answers: bytes
-    """Pickled answers of one prompt."""
-    num_samples: int
+    answers: Sequence[Trajectory]
+    """Answers of one prompt."""
+    pickled: dict[int, bytes] = field(default_factory=dict)
+    """The same by the version of the weights that made them."""
     late_s: dict[str, list[float]] = field(default_factory=lambda: {"generate": [], "grade": []})
     """How long each ended call lay before the controller took it."""
     generate_s: float = 0.0
     """Seconds that workers were generating, all together."""
     num_calls: int = 0
+
+    def answers_with(self, version: int) -> bytes:
+        """Pickled answers made with weights of a version."""
+        if version not in self.pickled:
+            made = [replace(answer, weights_version=(version, version)) for answer in self.answers]
+            self.pickled[version] = pickle.dumps(made, protocol=5)
+        return self.pickled[version]
 
     def launch(self, spec: ActorSpec) -> SimulatedHandle:
         """Takes the place of `Launcher.launch`."""
@@ -165,7 +173,8 @@ class SimulatedHandle:
             self._num_generated += 1
             seconds = times.of_call(self.name, self._num_generated)
             self._cluster.generate_s += seconds
-            return seconds, lambda: [pickle.loads(self._cluster.answers) for _ in prompts]
+            answers = self._cluster.answers_with(self._version)
+            return seconds, lambda: [pickle.loads(answers) for _ in prompts]
         if method == "grade":
             scores = [Scored(float(place % 2), {"correct": float(place % 2)}) for place in range(len(args[0]))]
             return times.grade_s, lambda: scores

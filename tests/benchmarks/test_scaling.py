@@ -32,6 +32,16 @@ def test_the_controller_and_ray_take_their_time():
     assert 0 < size.busy < 1
 
 
+def test_a_staleness_of_one_overlaps_generation_with_the_update():
+    # Two workers with a grader that takes nothing: 10 to generate, 10 to update. Synchronous: 20 a step; with a
+    # staleness of 1 the next answers are made during the update.
+    given = ("--grade-s", "0", "--update-s", "10", "--publish-s", "0", "--load-s", "0", "--steps", "4")
+    synchronous = simulate(2, options(*given), counts_controller=False)
+    overlapped = simulate(2, options(*given, "--staleness", "1"), counts_controller=False)
+    assert synchronous.step_s == pytest.approx(20)
+    assert overlapped.step_s == pytest.approx(10, rel=0.15)
+
+
 def test_calls_differ_by_worker_and_number_and_not_by_run():
     times = Times(10, 0.5, 1, 1)
     assert times.of_call("rollout-3", 1) == times.of_call("rollout-3", 1)

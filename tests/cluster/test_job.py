@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-START_S = 180
+START_S = 400
 
 
 def fresh_environment(home):
