@@ -115,25 +115,26 @@ def test_a_run_goes_on_when_the_cable_to_a_node_is_pulled(tmp_path, small_model,
     starts = [[*head, "--node-ip-address", addresses[0]]]
     starts.append(["--address", f"{addresses[0]}:6379", "--num-cpus", "1", "--node-ip-address", addresses[1]])
     with ExitStack() as stack:
-        for name, words in zip(names, starts, strict=True):
+        for number, (name, words) in enumerate(zip(names, starts, strict=True), start=1):
             command = ["ip", "netns", "exec", name, *ray, *words]
             log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
             process = subprocess.Popen(command, env=own, stdout=log, stderr=log)
             stack.callback(process.wait, timeout=180)
             stack.callback(process.terminate)
-            wait_for(f"{addresses[0]}:6379", names[0], env)
+            wait_for(number, f"{addresses[0]}:6379", names[0], env)
         found = run("vanish", tmp_path, prefix=["ip", "netns", "exec", names[0]], env=env)
     check_whole(found, steps=20)
 
 
-def wait_for(address, namespace, env):
-    """Returns once the cluster answers; what a node lacks after that, `ray.init` and the reservation wait for."""
+def wait_for(num_nodes, address, namespace, env):
+    """Returns once the cluster has so many nodes."""
     code = f"""
 import time, ray
 until = time.monotonic() + 300
 while True:
     try:
-        ray.init(address={address!r}, log_to_driver=False)
+        ray.is_initialized() or ray.init(address={address!r}, log_to_driver=False)
+        assert sum(node["Alive"] for node in ray.nodes()) >= {num_nodes}
         break
     except Exception as error:
         assert time.monotonic() < until, error
