@@ -31,7 +31,7 @@ def recipe(model, runs_dir):
             "tasks": [{"name": "arithmetic", "train_file": rows, "test_file": rows}],
             "eval": {"max_new_tokens": 1},
             "rollout": {"max_new_tokens": 1, "num_samples": 8},
-            "learner": {"optimizer": {"lr": 1e-2}, "engine": {"micro_batch_tokens": 128}},
+            "learner": {"optimizer": {"lr": 1e-3}, "engine": {"micro_batch_tokens": 128}},
             "checkpoint": {"every": 4},
             "cluster": {"mode": "local"},
         }
@@ -58,6 +58,6 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_the_straight_run(digit_mod
         load_file(checkpoint.latest(run.run_dir / "checkpoints") / "model" / "model.safetensors")
         for run in (straight, resumed)
     ]
-    assert any(row[1] != 0 for row in curve(straight.run_dir).values())
+    assert sum(grad_norm > 0 for _, _, grad_norm, *_ in curve(straight.run_dir).values()) >= STEPS // 2
     for name, array in weights[0].items():
         np.testing.assert_array_equal(array, weights[1][name])
