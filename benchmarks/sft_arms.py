@@ -36,7 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "AGDO": {**_AGDO, "gamma": 100},
     "order only": {**_AGDO, "gamma": 0},
     "weights only": {**_AGDO, "gamma": 100, "order": "random", "block_length": None},
-    "random order, blocks": {**_AGDO, "gamma": 0, "order": "random"},
+    "random order in blocks": {**_AGDO, "gamma": 0, "order": "random"},
     "shuffled weights": {**_AGDO, "gamma": 100, "weights": "shuffled"},
 }
 """Masks of each arm; 20 slots in blocks of 4 are five canvases too."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import eval_command, generate_command, policy_command, serve_command, timeline_command
+from cluster import eval_command, generate_command, pipeline_command, policy_command, serve_command, timeline_command
 from cluster.decoding_options import Seed
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None, resume: Resume = False,
         show_sft_summary(console(), run_sft(loaded.recipe, resume=resume))
 
 
+pipeline_command.register(app)
 generate_command.register(app)
 policy_command.register(app)
 timeline_command.register(app)

@@ -21,10 +21,12 @@ HEAD_CHUNK_BYTES = 64 * 2**20
 """Logits of one chunk of the vocabulary head (`models.head`); about four tensors of this size live at once."""
 PROCESS_BYTES = GIB // 2
 """Python with torch, transformers and DeepSpeed loaded."""
+LEARNER_BYTES = 800_000_000
+"""The same for a learner rank on CPUs, with the temporary tensors of a backward pass (`unmask bench memory`)."""
 CUDA_BYTES = GIB
 """CUDA context and fragmentation."""
 BUCKET_NUMBERS, LIVE_NUMBERS = 500_000_000, 1_000_000_000
-"""DeepSpeed's defaults: gradients reduced at a time (ZeRO-2, 3), parameters gathered at a time (ZeRO-3)."""
+"""DeepSpeed's defaults: gradients reduced at a time, parameters gathered at a time (ZeRO-3)."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 _LLADA_8B = {
@@ -151,15 +153,21 @@ def footprints(recipe: TrainRecipe | SftRecipe, config: Mapping[str, Any]) -> li
     engine = recipe.learner.engine
     frozen = isinstance(recipe, TrainRecipe) and recipe.learner.objective.needs_reference and recipe.model.lora is None
     parts = _training(shape, engine, reference=frozen)
-    found.append(_process("learner rank", engine.num_ranks, engine.gpus_per_rank, parts))
+    on_host = _offloaded(shape, engine, dict(parts)) if engine.gpus_per_rank else {}
+    parts = [(name, size - on_host.get(name, 0)) for name, size in parts]
+    found.append(_process("learner rank", engine.num_ranks, engine.gpus_per_rank, parts, LEARNER_BYTES))
+    if on_host:
+        found.append(_process("host of a learner rank", engine.num_ranks, 0, list(on_host.items()), LEARNER_BYTES))
     if isinstance(recipe, TrainRecipe) and recipe.cluster.mode == "ray":
         size = 2 * shape.trainable * BYTES[engine.dtype]
         found.append(Footprint("published weights", 1, "object store", (("two versions", size),)))
     return found
 
 
-def _process(who: str, count: int, num_gpus: float, parts: list[tuple[str, int]]) -> Footprint:
-    overhead = ("CUDA context", CUDA_BYTES) if num_gpus else ("process", PROCESS_BYTES)
+def _process(
+    who: str, count: int, num_gpus: float, parts: list[tuple[str, int]], process_bytes: int = PROCESS_BYTES
+) -> Footprint:
+    overhead = ("CUDA context", CUDA_BYTES) if num_gpus else ("process", process_bytes)
     return Footprint(who, count, "GPU" if num_gpus else "CPU", (*parts, overhead))
 
 
@@ -181,7 +189,7 @@ def _training(shape: Shape, engine: EngineConfig, *, reference: bool) -> list[tu
     b, stage, ranks = BYTES[engine.dtype], engine.zero_stage, engine.num_ranks
     weights = shape.parameters * b
     gathered = min(shape.parameters, LIVE_NUMBERS) * b if stage == 3 and ranks > 1 else 0
-    bucket = min(shape.trainable, BUCKET_NUMBERS) * b if stage >= 2 else 0
+    bucket = min(shape.trainable, BUCKET_NUMBERS) * b
     # Two moments; a float32 master copy and float32 gradients at the update, where DeepSpeed keeps its own partition.
     per_number = 8 + (4 if b == 2 or stage else 0) + (4 if b == 2 else 0)
     saved = _saved(shape, b, recompute=engine.activation_checkpointing is True)
@@ -195,6 +203,14 @@ def _training(shape: Shape, engine: EngineConfig, *, reference: bool) -> list[tu
         ("head chunks", _head(shape, engine.micro_batch_tokens) + (slopes if shape.trainable >= shape.base else 0)),
     ]
     return [*parts, ("reference", shape.base * b)] if reference else parts
+
+
+def _offloaded(shape: Shape, engine: EngineConfig, parts: Mapping[str, int]) -> dict[str, int]:
+    """What of a rank's parts on a GPU lives in CPU memory instead."""
+    found = {"optimizer": parts["optimizer"]} if engine.offload != "none" else {}
+    if engine.offload == "parameters":
+        found["weights"] = shape.parameters * BYTES[engine.dtype] // engine.num_ranks
+    return found
 
 
 def _saved(shape: Shape, b: int, *, recompute: bool) -> int:

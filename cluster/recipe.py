@@ -59,6 +59,24 @@ class Loaded(Generic[R]):
 
 def load(path: str | Path, kind: type[R], *, overrides: Sequence[str] = ()) -> Loaded[R]:
     """Read, override and check a recipe. All problems come in one `RecipeError`, with line, key and what is allowed."""
+    return check(read(path, overrides), kind)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a file and `--set` say, not yet checked."""
+
+    source: Path
+    data: dict[str, Any]
+    lines: Mapping[str, int]
+    """Line of each dotted key of the file."""
+    in_file: frozenset[str]
+    given: Mapping[str, str]
+    """Text of each `--set` by its dotted key."""
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
+    """Read and override a file."""
     source = Path(path)
     data, lines = _read(source)
     in_file = frozenset(_paths(data, ""))
@@ -67,11 +85,17 @@ def load(path: str | Path, kind: type[R], *, overrides: Sequence[str] = ()) -> L
         key, value = parse_override(text)
         _put(data, key, value, text)
         given[key] = text
+    return Draft(source, data, lines, in_file, given)
+
+
+def check(draft: Draft, kind: type[R]) -> Loaded[R]:
+    """The recipe, or a `RecipeError` with every problem."""
     try:
-        recipe = kind.model_validate(data)
+        recipe = kind.model_validate(draft.data)
     except ValidationError as error:
-        raise RecipeError(str(source), _problems(error, kind, lines, given, data)) from None
-    return Loaded(recipe, source, in_file, frozenset(given))
+        problems = _problems(error, kind, draft.lines, draft.given, draft.data)
+        raise RecipeError(str(draft.source), problems) from None
+    return Loaded(recipe, draft.source, draft.in_file, frozenset(draft.given))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -194,7 +218,11 @@ def _touches(key: str, paths: frozenset[str]) -> bool:
 
 
 def _problems(
-    error: ValidationError, kind: type[BaseModel], lines: dict[str, int], given: dict[str, str], data: dict[str, Any]
+    error: ValidationError,
+    kind: type[BaseModel],
+    lines: Mapping[str, int],
+    given: Mapping[str, str],
+    data: Mapping[str, Any],
 ) -> list[Problem]:
     locations = [untagged([str(part) for part in details["loc"]], kind) for details in error.errors()]
     problems = []
@@ -205,6 +233,8 @@ def _problems(
         problems.append(replace(problem, where=_place(key, lines, given), key=key))
     problems.sort(key=lambda problem: lines.get(problem.key, 0))
     foreign = set(data) - set(kind.model_fields)
+    if "train" in foreign and "sft" in data:
+        return [Problem("", "", "a recipe of two stages, sft and train; run it with `unmask pipeline`")]
     kinds: dict[str, type[BaseModel]] = {"sft": SftRecipe, "train": TrainRecipe, "policy": PolicyRecipe}
     for command, other in kinds.items():
         if foreign and foreign <= set(other.model_fields):
@@ -213,7 +243,7 @@ def _problems(
     return problems
 
 
-def _place(key: str, lines: dict[str, int], given: dict[str, str]) -> str:
+def _place(key: str, lines: Mapping[str, int], given: Mapping[str, str]) -> str:
     """Where the user wrote the key, or the closest key above it."""
     for path, text in given.items():
         if _touches(key, frozenset([path])):

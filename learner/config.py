@@ -40,6 +40,9 @@ class EngineConfig(BaseModel):
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Keep only each layer's input and compute the layer again in the backward pass (true, on), or keep everything
     (false, off). auto: only if a micro-batch of `micro_batch_tokens` would not fit into memory otherwise."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What lives in CPU memory between its uses: the optimizer's states and master weights (ZeRO 1 to 3; the update is
+    then computed on the CPU), or the parameters as well (ZeRO 3). Saves GPU memory and costs transfers."""
     overlap_comm: bool | Literal["auto"] = "auto"
     """Reduce gradients over ranks while the backward pass goes on; takes a second gradient bucket (1 GB in bfloat16).
     auto: on GPUs with more than one rank. CPUs have no streams to overlap, so there it must not be true."""

@@ -31,7 +31,7 @@ import torch
 from peft.helpers import rescale_adapter_scale
 from torch import nn
 
-from learner.config import LearnerConfig
+from learner.config import EngineConfig, LearnerConfig
 from learner.memory import has_room
 from learner.optimizer import ClippedAdamW, adamw, learning_rate
 from learner.weights import as_arrays, gather, trained_parameters
@@ -307,6 +307,16 @@ def _no_prints() -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
+def check_offload(config: EngineConfig) -> None:
+    """Refuse what DeepSpeed cannot move to the CPU."""
+    least = {"none": 0, "optimizer": 1, "parameters": 3}[config.offload]
+    if config.zero_stage < least:
+        raise ValueError(
+            f"learner.engine.offload {config.offload!r} needs zero_stage {least}{' or more' if least < 3 else ''}, got "
+            f"{config.zero_stage}; set zero_stage, or offload to none"
+        )
+
+
 def deepspeed_config(config: LearnerConfig, device_type: str) -> dict[str, Any]:
     """DeepSpeed's settings; `managed_gradient_accumulation: False` lets every `step` be an update."""
     overlap = config.engine.overlap_comm
@@ -316,6 +326,11 @@ def deepspeed_config(config: LearnerConfig, device_type: str) -> dict[str, Any]:
             "set it to auto or false"
         )
     is_bfloat16 = config.engine.dtype == "bfloat16"
+    check_offload(config.engine)
+    on_cpu = {"device": "cpu", "pin_memory": device_type != "cpu"}
+    offload: dict[str, Any] = {"offload_optimizer": on_cpu} if config.engine.offload != "none" else {}
+    if config.engine.offload == "parameters":
+        offload["offload_param"] = on_cpu
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -327,6 +342,7 @@ def deepspeed_config(config: LearnerConfig, device_type: str) -> dict[str, Any]:
         "zero_optimization": {
             "stage": config.engine.zero_stage,
             "overlap_comm": device_type != "cpu" and config.engine.num_ranks > 1 if overlap == "auto" else overlap,
+            **offload,
         },
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
