@@ -21,12 +21,15 @@ Symbols: K scored slots of one canvas, S distinct steps of the wanted slots, T r
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learner.objective_config import EstimatorConfig
 from learner.plan import Canvas
 from rollout.records import Trajectory
+
+if TYPE_CHECKING:
+    from learner.objective_config import EstimatorConfig  # needs pydantic, which likelihoods do without
 
 EVEN_SHARE = 0.1
 """Of the draws of `step_law: entropy`, so that a step of certain tokens is drawn too and no weight passes 10."""
