@@ -96,8 +96,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(recipe, undi
     assert_same(run.folder.path, undisturbed)
 
 
+@pytest.mark.slow
 def test_with_staleness_one_every_prompt_is_trained_once_whoever_dies(recipe):
-    kills = [Kill("rollout", "update", 1), Kill("learner", "update", 3), Kill("rollout", "generate", 4)]
+    kills = [Kill("rollout", "update", 1), Kill("learner", "update", 3), Kill("rollout", "update", 5)]
     objective = {"importance": "token"}
     engine = {"micro_batch_tokens": 64, "cpus_per_rank": 0.1}
     stale = recipe("stale", staleness=1, learner={"objective": objective, "engine": engine})
