@@ -34,22 +34,23 @@ def table(rows: Sequence[Row]) -> str:
     """Markdown: one line an arm, in the order in which they were run."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     lines = [
-        "| method | seeds | updates | answers | accuracy by confidence | left to right | gain over the start |",
-        "|---|---|---|---|---|---|---|",
+        "| method | lr | seeds | updates | answers | accuracy by confidence | left to right | gain over the start |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         own = [row for row in rows if row["arm"] == arm]
         cells = [_spread([at_budget(row, order) for row in own]) for order in ("confidence", "ar")]
         gains = _spread([at_budget(row, "confidence") - row["curve"][0]["confidence"] for row in own], sign="+")
         updates, answers = (round(mean(row[name] for row in own)) for name in ("updates", "answers"))
-        lines.append(f"| {arm} | {len(own)} | {updates} | {answers} | {cells[0]} | {cells[1]} | {gains} |")
+        rate = ", ".join(f"{lr:g}" for lr in sorted({row["settings"]["lr"] for row in own}))
+        lines.append(f"| {arm} | {rate} | {len(own)} | {updates} | {answers} | {cells[0]} | {cells[1]} | {gains} |")
     if rows:
         start = rows[0]["curve"][0]
         settings = rows[0]["settings"]
         lines.append(
             f"\nStart: {100 * start['confidence']:.1f} by confidence, {100 * start['ar']:.1f} left to right. Budget "
-            f"{settings['budget']} forwards, {settings['prompts']} x {settings['samples']} answers an update, lr "
-            f"{settings['lr']}, {settings['eval_rows']} test rows; % of right answers, mean and 95 % interval."
+            f"{settings['budget']} forwards, {settings['prompts']} x {settings['samples']} answers an update, "
+            f"{settings['eval_rows']} test rows; % of right answers, mean and 95 % interval."
         )
     return "\n".join(lines)
 

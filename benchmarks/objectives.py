@@ -6,16 +6,20 @@ So a method that scores an answer from few canvases draws more answers for the s
 All arms have the same optimizer, prompts per update, samples per prompt and one token a denoising step; the order of
 the rollout is the one that the method's likelihood needs (left to right for JustGRPO, else by confidence).
 
-Accuracy is greedy, on test rows, at equal shares of the budget. A result is a line of JSON, and what
-is there already is not run again; `--table` prints the table of a file and draws its picture, and trains nothing.
+Every arm has a learning rate of its own: `--tune` trains each with several, from a seed that the comparison does not
+use, and measures on rows that are kept out of training and are not the test rows; the comparison then takes the best.
+
+Accuracy is greedy, at equal shares of the budget. A result is a line of JSON, and what is there already is not run
+again; `--table` prints the table of a file and draws its picture, and trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +42,11 @@ from rollout.request import sequence_seed
 
 TASK, MAX_NEW_TOKENS = "sudoku4", 18
 MICRO_BATCH_TOKENS = 4096
-EVAL_SEED = 12345
+EVAL_SEED, TUNE_SEED = 12345, 99
 ORDERS = ("confidence", "ar")
 """Of evaluation; between start and end only the first, which is the primary one."""
-_START: dict[int, dict[str, float]] = {}
-"""Accuracies of the starting weights by number of rows."""
+_START: dict[tuple[str, int], dict[str, float]] = {}
+"""Accuracies of the starting weights by kind and number of rows."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Settings:
     warmup: int
     eval_rows: int
     eval_points: int
+    eval_on: str = "test"
+    """`test`, or `validation`: the last `eval_rows` of the training rows, on which no arm trains."""
 
 
 class AdamSink(GradientSink):
@@ -111,15 +117,15 @@ class Run:
 
     def start(self) -> dict[str, float]:
         """Accuracies of the starting weights: the same for every arm and seed, so measured once."""
-        rows = self.settings.eval_rows
-        if rows not in _START:
-            _START[rows] = self.accuracies(ORDERS)
-        return _START[rows]
+        key = self.settings.eval_on, self.settings.eval_rows
+        if key not in _START:
+            _START[key] = self.accuracies(ORDERS)
+        return _START[key]
 
     def update(self) -> dict[str, float]:
         """Draw, grade, train; counts the forwards."""
         settings = self.settings
-        rows = self.task.rows("train")
+        rows = self.task.rows("train")[: -settings.eval_rows]
         offset = sequence_seed(self.seed, "rows") % len(rows)
         first = offset + self.updates * settings.prompts
         chosen = [rows[(first + i) % len(rows)] for i in range(settings.prompts)]
@@ -155,8 +161,9 @@ class Run:
         return [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
 
     def accuracies(self, orders: Sequence[str]) -> dict[str, float]:
-        """Greedy answers to the first test rows, by each order."""
-        rows = self.task.rows("test")[: self.settings.eval_rows]
+        """Greedy answers to the rows of evaluation, by each order."""
+        number = self.settings.eval_rows
+        rows = self.task.rows("test")[:number] if self.settings.eval_on == "test" else self.task.rows("train")[-number:]
         found = {}
         for order in orders:
             engine = rollout.Engine(self.denoiser, samplers.build(order))
@@ -167,24 +174,46 @@ class Run:
         return found
 
 
-def run_all(options: argparse.Namespace, write: Callable[[dict[str, Any]], None], done: set[tuple[str, int]]) -> None:
-    """Every arm from every seed that is not done, seed by seed."""
-    settings = Settings(
-        budget=options.budget,
-        prompts=options.prompts,
-        samples=options.samples,
-        lr=options.lr,
-        warmup=options.warmup,
-        eval_rows=options.eval_rows,
-        eval_points=options.eval_points,
-    )
-    for seed in options.seeds:
-        for name in options.arms:
-            if (name, seed) not in done:
-                result = Run(ARMS[name], seed, settings).train()
-                write({"arm": name, "seed": seed, "settings": vars(settings), **result})
-                last = result["curve"][-1]
-                print(f"{name}, seed {seed}: {last}, {result['updates']} updates, {result['cpu_s']} s", flush=True)
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Learning rate of each arm with the highest accuracy at the end of its tuning; of equal ones the lowest."""
+    best: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        found = (row["curve"][-1]["confidence"], -row["settings"]["lr"])
+        best[row["arm"]] = max(best.get(row["arm"], found), found)
+    return {arm: -rate for arm, (_, rate) in best.items()}
+
+
+def run_all(plan: Sequence[tuple[str, int, Settings]], results: Path) -> list[dict[str, Any]]:
+    """Train what is missing of (arm, seed, settings), a line of `results` each; everything in the file."""
+    rows = read(results)
+    done = {(row["arm"], row["seed"], row["settings"]["lr"]) for row in rows}
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a") as file:
+        for name, seed, settings in plan:
+            if (name, seed, settings.lr) in done:
+                continue
+            rows.append(
+                {"arm": name, "seed": seed, "settings": vars(settings), **Run(ARMS[name], seed, settings).train()}
+            )
+            file.write(json.dumps(rows[-1]) + "\n")
+            file.flush()
+            last = rows[-1]["curve"][-1]
+            print(f"{name}, seed {seed}, lr {settings.lr}: {last}, {rows[-1]['cpu_s']} s", flush=True)
+    return rows
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """Lines of a file of results; none where there is no file."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def tune(options: argparse.Namespace, common: Settings) -> dict[str, float]:
+    """The best learning rate of each arm, by half the budget on rows of validation."""
+    settings = replace(common, budget=common.budget // 2, eval_points=1, eval_on="validation")
+    plan = [(arm, TUNE_SEED, replace(settings, lr=lr)) for lr in options.rates for arm in options.arms]
+    rates = best_rates(run_all(plan, options.tune))
+    print("learning rates:", rates, flush=True)
+    return rates
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,31 +224,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("runs/objectives.jsonl"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budget", type=int, default=12_000, help="forwards of an arm, gradients included")
+    parser.add_argument("--budget", type=int, default=24_000, help="forwards of an arm, gradients included")
     parser.add_argument("--prompts", type=int, default=4, help="prompts per update")
     parser.add_argument("--samples", type=int, default=8, help="answers per prompt")
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--tune", type=Path, default=Path("runs/objectives-rates.jsonl"), help="results of tuning")
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4], help="learning rates to try")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--eval-rows", type=int, default=128)
-    parser.add_argument("--eval-points", type=int, default=2)
+    parser.add_argument("--eval-rows", type=int, default=256)
+    parser.add_argument("--eval-points", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print the table of --results")
     parser.add_argument("--picture", type=Path, help="where to draw accuracy over forwards (PNG)")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read(options.results)
     if not options.table:
         print(machine(), flush=True)
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        with options.results.open("a") as file:
-
-            def write(row: dict[str, Any]) -> None:
-                rows.append(row)
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-
-            run_all(options, write, {(row["arm"], row["seed"]) for row in rows})
+        names = ("budget", "prompts", "samples", "warmup", "eval_rows", "eval_points")
+        common = Settings(lr=math.nan, **{name: getattr(options, name) for name in names})
+        rates = tune(options, common)
+        plan = [(arm, seed, replace(common, lr=rates[arm])) for seed in options.seeds for arm in options.arms]
+        rows = run_all(plan, options.results)
     print(table(rows))
     if options.picture is not None:
         picture(rows, options.picture)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.learner_estimators import ESTIMATORS, SLOTS, log_normal_lengths, print_estimators, samples_of
 from benchmarks.objective_arms import ARMS
 from benchmarks.objective_report import interval, table
-from benchmarks.objectives import Run, Settings
+from benchmarks.objectives import Run, Settings, best_rates, read, run_all
 from learner.config import ObjectiveConfig
 
 
@@ -38,8 +38,8 @@ def test_table_has_a_row_for_each_method_with_its_gain():
 
     text = table([row("a", 0, 0.6), row("a", 1, 0.7), row("b", 0, 0.4), row("b", 1, 0.4)])
     # Mean .65, standard deviation .0707, two values: 12.706 * .0707 / sqrt(2) = .635.
-    assert "| a | 2 | 3 | 96 | 65.0 ± 63.5 | 45.0 ± 0.0 | +15.0 ± 63.5 |" in text
-    assert "| b | 2 | 3 | 96 | 40.0 ± 0.0 | 45.0 ± 0.0 | -10.0 ± 0.0 |" in text
+    assert "| a | 0.0001 | 2 | 3 | 96 | 65.0 ± 63.5 | 45.0 ± 0.0 | +15.0 ± 63.5 |" in text
+    assert "| b | 0.0001 | 2 | 3 | 96 | 40.0 ± 0.0 | 45.0 ± 0.0 | -10.0 ± 0.0 |" in text
 
 
 def test_a_run_counts_the_forwards_of_rollouts_and_of_the_learner():
@@ -49,6 +49,35 @@ def test_a_run_counts_the_forwards_of_rollouts_and_of_the_learner():
     assert run.forwards > metrics["forward_equivalents"] > 0
     assert metrics["forward_equivalents"] == 3 * metrics["num_canvases"]
     assert run.answers == 8
+
+
+def test_best_rate_is_the_one_of_highest_accuracy_then_the_lowest():
+    def row(arm, lr, end):
+        return {"arm": arm, "settings": {"lr": lr}, "curve": [{"confidence": 0.5}, {"confidence": end}]}
+
+    rows = [row("a", 1e-4, 0.6), row("a", 3e-4, 0.7), row("a", 1e-3, 0.7), row("b", 3e-4, 0.4), row("b", 1e-4, 0.5)]
+    assert best_rates(rows) == {"a": 3e-4, "b": 1e-4}
+
+
+def test_validation_is_neither_trained_on_nor_the_test_rows(monkeypatch):
+    settings = Settings(64, prompts=2, samples=2, lr=1e-4, warmup=1, eval_rows=4, eval_points=1, eval_on="validation")
+    run = Run(ARMS["JustGRPO-Fast"], 0, settings)
+    seen, answer, rows = [], run.answer, list(run.task.rows("train")[:6])
+    monkeypatch.setattr(run, "answer", lambda rows, *rest: (seen.append(list(rows)), answer(rows, *rest))[1])
+    monkeypatch.setattr(type(run.task), "rows", lambda task, split: {"train": rows}[split])
+    run.update()
+    run.accuracies(["confidence"])
+    trained, validated = seen
+    assert all(row in rows[:2] for row in trained)
+    assert validated == rows[2:]
+
+
+def test_what_is_in_the_file_is_not_run_again(tmp_path, monkeypatch):
+    settings = Settings(budget=1, prompts=2, samples=2, lr=1e-4, warmup=1, eval_rows=2, eval_points=1)
+    plan = [("JustGRPO-Fast", 0, settings)]
+    first = run_all(plan, tmp_path / "runs" / "results.jsonl")
+    monkeypatch.setattr(Run, "train", lambda self: pytest.fail("ran again"))
+    assert run_all(plan, tmp_path / "runs" / "results.jsonl") == first == read(tmp_path / "runs" / "results.jsonl")
 
 
 def test_lengths_average_half_the_canvas():

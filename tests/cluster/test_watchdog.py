@@ -1,6 +1,7 @@
 """A run in which nothing ends any more says what everybody waits for, and ends."""
 
 import itertools
+import signal
 import subprocess
 import sys
 import threading
@@ -40,12 +41,28 @@ def test_somebody_elses_interrupt_is_not_a_stall(tmp_path):
         raise KeyboardInterrupt
 
 
+def test_a_run_that_ignores_interrupts_as_in_the_background_of_a_script_is_freed_too(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(StallError), watch(lambda: 1, list, timeout_s=0.2, folder=tmp_path):
+            threading.Event().wait(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_of_signals_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    with watch(lambda: 1, list, timeout_s=60, folder=tmp_path):
+        assert signal.getsignal(signal.SIGUSR1) != before
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 def test_a_driver_that_does_not_react_is_ended_with_its_own_status(tmp_path):
     program = (
         "import signal, sys, time, pathlib\n"
         "from cluster.watchdog import watch\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "with watch(lambda: 1, list, timeout_s=0.2, grace_s=0.2, folder=pathlib.Path(sys.argv[1])):\n"
+        "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
         "    time.sleep(100)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, check=False)

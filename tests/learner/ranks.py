@@ -1,5 +1,6 @@
 """The same updates on any number of ranks; `python -m tests.learner.ranks RANK WORLD_SIZE PORT MODEL FOLDER` is one."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def results(rank, world_size, port, model, case, folder):
 def main(rank, world_size, port, model, folder):
     found = {case: results(rank, world_size, port, model, case, folder) for case in CASES}
     torch.save(found, Path(folder) / f"{rank}.pt")
+    # The ranks leave together and without the interpreter's own end: threads of gloo that are still there when the
+    # library's objects are torn down abort a process whose work is done.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    os._exit(0)
 
 
 if __name__ == "__main__":
