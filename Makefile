@@ -16,11 +16,8 @@ $(VENV)/.installed: pyproject.toml
 quickstart: install  ## GRPO on the built-in tiny model, on this machine's CPU
 	$(BIN)/unmask train recipes/quickstart.yaml
 
-test: install  ## every test that needs neither GPU nor network; a process a room, so that none keeps another's memory
-	@status=0; for room in $(sort $(wildcard tests/[a-z]*)); do \
-		case $$room in *conftest.py) continue;; esac; \
-		$(BIN)/python -m pytest -m "not slow and not gpu" $$room || status=1; \
-	done; exit $$status
+test: install  ## every test that needs neither GPU nor network
+	$(BIN)/python -m tests.rooms
 
 KILLS ?= 200
 chaos: install  ## kills processes of runs at random, and compares with a run that nothing happened to
