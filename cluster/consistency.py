@@ -81,8 +81,8 @@ def _check_likelihood(recipe: TrainRecipe) -> None:
     if not sampler.exact_likelihood and rollout.temperature > 0 and recipe.learner.objective.facts.replays:
         exact = [name for name in _sampler_names() if name != rollout.sampler.name]
         raise ValueError(
-            f"rollout.sampler {rollout.sampler.name!r} has no exact likelihood: it draws tokens before it chooses "
-            f"positions, so learner.objective.likelihood {likelihood!r} is undefined.\nUse a position-first sampler: "
+            f"rollout.sampler {rollout.sampler.name!r} {sampler.inexact_because}, so its answers have no exact "
+            f"likelihood and learner.objective.likelihood {likelihood!r} is undefined.\nUse a position-first sampler: "
             f"{', '.join(exact)}; or a likelihood that draws its own masks: {likelihoods(replays=False)}"
         )
     options = rollout.sampler.options

@@ -1,9 +1,13 @@
-"""Projections of a layer as one matrix, for forwards of few tokens.
+"""Weights of linear layers laid out for forwards of few tokens, in place and without a second copy.
 
 Queries, keys and values are one product, gate and up another: at small batches a product costs more to begin than to
 run. The stock modules' weights become views of the fused matrix, so there is one copy, and loading new weights in place
 keeps both. Whoever replaces the storage of a weight (a move to another device, a partitioned optimizer) undoes the
 fusion; that is noticed by address, and the stock modules are used as they are.
+
+A processor multiplies few tokens in float32 by a weight that is stored inputs first, (in, out), at 1.3 to 2 times the
+speed of the stock order: its rows need no turning round before a product that is too small to pay for it. The parameter
+keeps its shape; only its strides differ.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from torch import nn
 
 MAX_TOKENS = 192
 """Above this many tokens separate products are as fast on a processor, and need no strided results."""
+LARGEST_HEAD = 2**20
+"""Weights of a vocabulary head that is stored inputs first; larger ones are slower that way for many tokens."""
 
 
 class FusedLinear:
@@ -24,6 +30,8 @@ class FusedLinear:
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._layers = layers
         self.weight = torch.cat([layer.weight.data for layer in layers])
+        if gains_inputs_first(layers[0]):
+            self.weight = _inputs_first(self.weight)
         self.bias = None if layers[0].bias is None else torch.cat([layer.bias.data for layer in layers])
         row = 0
         for layer in layers:
@@ -42,6 +50,22 @@ class FusedLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of all layers side by side."""
         return nn.functional.linear(x, self.weight, self.bias)
+
+
+def gains_inputs_first(module: nn.Linear) -> bool:
+    """Whether products with this weight are faster when it is stored (in, out)."""
+    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+
+
+def store_inputs_first(module: Any) -> None:
+    """Store the weight of a linear layer (in, out) where that is faster; others stay as they are."""
+    if isinstance(module, nn.Linear) and gains_inputs_first(module) and module.weight.numel():
+        module.weight.data = _inputs_first(module.weight.data)
+
+
+def _inputs_first(weight: torch.Tensor) -> torch.Tensor:
+    """The same matrix; itself if it is stored so already."""
+    return weight.t().contiguous().t()
 
 
 def fuse(modules: Sequence[Any]) -> FusedLinear | None:

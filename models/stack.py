@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from models import plain_backward
 from models.cache import KeyValues
 from models.compiled import Compiled, CompileMode
+from models.fused import LARGEST_HEAD, store_inputs_first
 from models.layer_ops import Differentiable, InPlace, Rotary
 from models.packing import Packing, Run
 
@@ -74,6 +75,7 @@ class Stack:
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self._model: Any = backbone.model
+        self._head: Any = backbone.lm_head
         self._differentiable: Differentiable = Differentiable()
         self._in_place: InPlace = InPlace()
         self.compile_mode: CompileMode = "off"
@@ -83,8 +85,10 @@ class Stack:
         """Weights are there only while their module is called (ZeRO-3): forwards without gradients call each too."""
 
     def fuse(self) -> None:
-        """Join the projections of each layer, for forwards of few tokens without gradients; costs no memory."""
+        """Lay the weights out for forwards of few tokens without gradients (`models.fused`); costs no memory."""
         self._in_place.fuse(self._model.layers)
+        if self._head.weight is not self._model.embed_tokens.weight and self._head.weight.numel() <= LARGEST_HEAD:
+            store_inputs_first(self._head)
 
     def compile(self, mode: CompileMode, *, backend: str = "inductor") -> None:
         """Compile the layers of forwards without gradients (`models.compiled`); `off` undoes it."""

@@ -88,6 +88,7 @@ class CreditSampler:
 
     probe: ProbeSpec | None = None
     memory = ("credit_token", "credit")
+    inexact_because = "draws from logits to which it has added its credit (boost_draw: false does not)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:

@@ -38,6 +38,7 @@ class DrawFirst:
     chunk_bytes: int = CHUNK_BYTES
 
     exact_likelihood = False
+    inexact_because = "draws tokens before it chooses positions"
     probe: ProbeSpec | None = None
     memory = ()
 

@@ -63,6 +63,7 @@ class Metropolis:
     chunk_bytes: int = CHUNK_BYTES
 
     exact_likelihood = False
+    inexact_because = "keeps one of several draws, by a chain"
     probe: ProbeSpec | None = None
     memory = ()
 

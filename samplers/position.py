@@ -32,6 +32,9 @@ class PositionRule(ABC):
         """Whether every token is drawn at the request's temperature."""
         return True
 
+    inexact_because: str = ""
+    """Why not, where it is not: the end of a sentence that begins with the sampler's name."""
+
     @abstractmethod
     def score(self, view: View) -> torch.Tensor:
         """Score (M,) of each slot, a floating-point tensor."""
@@ -110,6 +113,8 @@ class EntropyThenConfidence(PositionRule):
     def exact_likelihood(self) -> bool:
         """Whether the request's temperature holds for the first token too."""
         return self.first_temperature is None
+
+    inexact_because = "draws its first token at a temperature of its own (first_temperature: null does not)"
 
     def score(self, view: View) -> torch.Tensor:
         """Highest probability, at most 1; 2 at the first slot of an answer."""

@@ -158,6 +158,11 @@ class StepSampler(Protocol):
         ...
 
     @property
+    def inexact_because(self) -> str:
+        """Why it does not, where it does not: the end of a sentence that begins with the sampler's name."""
+        ...
+
+    @property
     def probe(self) -> ProbeSpec | None:
         """Attention sums that `step` asks for; None: none."""
         ...

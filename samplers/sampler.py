@@ -62,6 +62,11 @@ class Sampler:
         return self.position.exact_likelihood
 
     @property
+    def inexact_because(self) -> str:
+        """Why it is not, where it is not."""
+        return self.position.inexact_because
+
+    @property
     def probe(self) -> ProbeSpec | None:
         """Attention sums that the position rule ranks by."""
         return self.position.probe

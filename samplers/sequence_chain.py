@@ -51,6 +51,7 @@ class SequenceChain:
     """`chain`: walk along the runs; `weight`: draw one in proportion to W."""
 
     exact_likelihood = False
+    inexact_because = "keeps one of several runs, by a chain"
     probe: ProbeSpec | None = None
     memory = ()
 

@@ -45,6 +45,7 @@ class Undecided:
     name: str = "policy"
 
     exact_likelihood = True
+    inexact_because = ""
     probe: ProbeSpec | None = None
     memory = ()
     observes_response = True

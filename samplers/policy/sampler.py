@@ -38,6 +38,7 @@ class PolicySampler:
     chunk_bytes: int = CHUNK_BYTES
 
     exact_likelihood = True
+    inexact_because = ""
     probe: ProbeSpec | None = None
     memory = ()
     observes_response = True

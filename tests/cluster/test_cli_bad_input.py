@@ -116,7 +116,7 @@ def test_no_gpu_where_the_recipe_wants_two(small_model, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["rollout.sampler.name=lcr"], "'lcr' has no exact likelihood"),
+        (["rollout.sampler.name=lcr"], "'lcr' draws tokens before it chooses positions"),
         (["learner.objective.likelihood=ar_exact"], "scores answers left to right"),
         (["rollout.sampler.name=confidance"], "rollout.sampler: unknown sampler 'confidance'"),
         (["eval.sampler.options.tua=1"], "eval.sampler: sampler 'confidence' has no option 'tua'"),

@@ -185,7 +185,7 @@ def test_answers_of_any_sampler_train_where_masks_are_drawn_and_are_refused_wher
     for likelihood, facts in LIKELIHOODS.items():
         trainer = PlainTrainer(denoiser)
         if facts.replays:
-            with pytest.raises(ValueError, match="'lcr' draws tokens before it chooses positions"):
+            with pytest.raises(ValueError, match="'lcr' does not draw its tokens"):
                 policy_update(trainer, samples, BatchStats.of(samples), settings(likelihood), micro_batch_tokens=64)
         else:
             policy_update(trainer, samples, BatchStats.of(samples), settings(likelihood), micro_batch_tokens=64)

@@ -243,9 +243,7 @@ def test_gradient_of_the_replay_equals_that_of_one_canvas_at_a_time(family):
 
 def test_draw_first_answers_are_refused_with_the_alternatives():
     answers = rollouts(DENOISERS["llada"], [[5, 6]], name="lcr", max_new_tokens=4, temperature=1.0)
-    with pytest.raises(
-        ValueError, match=r"'lcr' draws tokens before it chooses positions.*confidence, margin, entropy"
-    ):
+    with pytest.raises(ValueError, match=r"'lcr' does not draw its tokens.*confidence, margin, entropy"):
         learner.sequence_logprobs(DENOISERS["llada"], [[5, 6]], answers, temperature=1.0)
 
 

@@ -459,5 +459,5 @@ def test_samples_of_different_temperatures_are_refused():
 
 def test_draw_first_answers_are_refused():
     denoiser = small_denoiser("llada")
-    with pytest.raises(ValueError, match="'lcr' draws tokens before it chooses positions"):
+    with pytest.raises(ValueError, match="'lcr' does not draw its tokens"):
         update(PlainTrainer(denoiser), samples_of(denoiser, name="lcr"))

@@ -190,3 +190,30 @@ def test_fused_projections_follow_their_weights() -> None:
             pending = denoiser.start(torch.cat(tokens), packing)
             hidden = pending.hidden(torch.arange(packing.num_tokens), lengths)
             torch.testing.assert_close(hidden, torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_laid_out_for_few_tokens_and_loaded_saved_and_trained_as_ever(tmp_path) -> None:
+    denoiser, lengths = models.create(CONFIGS["llada"], seed=3).eval(), [13, 9]
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    denoiser.stack.fuse()
+    layer = denoiser.backbone.model.layers[0]
+    for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight, denoiser.backbone.lm_head.weight):
+        assert weight.stride(0) == 1
+    assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+
+    denoiser.stack.fuse()
+    models.save(denoiser, tmp_path / "saved")
+    again = models.load(tmp_path / "saved").state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
+
+    other = models.create(CONFIGS["llada"], seed=4).eval()
+    denoiser.load_state_dict(other.state_dict())
+    tokens = sequences(lengths)
+    packing = denoiser.packing(whole(lengths))
+    for model in (denoiser, other):
+        model.start(torch.cat(tokens), packing).hidden(
+            torch.arange(packing.num_tokens), lengths
+        ).square().sum().backward()
+    for (name, mine), theirs in zip(denoiser.named_parameters(), other.parameters(), strict=True):
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-5, msg=name)

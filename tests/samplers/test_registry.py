@@ -75,3 +75,14 @@ def test_values_out_of_range_are_refused() -> None:
 def test_two_how_many_rules_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tokens_per_step \(2\) and tau \(0.5\) are how-many rules; give one"):
         samplers.build("confidence", tokens_per_step=2, tau=0.5)
+
+
+def test_a_sampler_without_exact_likelihood_says_why():
+    made = {name: samplers.build(name) for name in samplers.names()}
+    inexact = {name: one.inexact_because for name, one in made.items() if not one.exact_likelihood}
+    assert sorted(inexact) == ["credit", "egi", "imh", "imh_sequence", "lcr"]
+    assert all(because.split()[0] in ("draws", "keeps") for because in inexact.values())
+    assert "first_temperature: null" in inexact["egi"]
+    assert samplers.build("egi", first_temperature=None).exact_likelihood
+    assert "boost_draw: false" in inexact["credit"]
+    assert samplers.build("credit", boost_draw=False).exact_likelihood
