@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cluster.config import TrainRecipe
+from learner.objective_config import LIKELIHOODS
 
-SCORES_THE_LAW = ("trace_exact", "trace_sampled", "ar_exact", "ar_fast")
-"""Likelihoods of the very law that drew the answers: their importance weights are defined."""
 MAX_STALENESS_WITHOUT_WEIGHTS = 1
 
 
@@ -14,17 +13,18 @@ def check_staleness(recipe: TrainRecipe) -> None:
     objective, staleness = recipe.learner.objective, recipe.staleness
     if staleness == 0:
         return
-    likelihood, importance = objective.likelihood, objective.importance
-    if likelihood in SCORES_THE_LAW and importance == "none":
+    likelihood, has_weights = objective.likelihood, objective.facts.scores_drawn_law
+    if has_weights and objective.importance == "none":
         raise ValueError(
             f"staleness {staleness} trains on answers that older weights drew, and learner.objective.importance is "
             "'none'; set it to token, step or sequence, or staleness to 0"
         )
-    if likelihood not in SCORES_THE_LAW and staleness > MAX_STALENESS_WITHOUT_WEIGHTS:
+    if not has_weights and staleness > MAX_STALENESS_WITHOUT_WEIGHTS:
+        weighted = ", ".join(name for name, facts in LIKELIHOODS.items() if facts.scores_drawn_law)
         raise ValueError(
             f"staleness {staleness} with learner.objective.likelihood {likelihood!r}: it does not score the law that "
             f"drew the answers, so no importance weight makes up for older weights; set staleness to at most "
-            f"{MAX_STALENESS_WITHOUT_WEIGHTS}, or likelihood to {SCORES_THE_LAW[0]}"
+            f"{MAX_STALENESS_WITHOUT_WEIGHTS}, or likelihood to one of {weighted}"
         )
     if recipe.cluster.mode == "local":
         raise ValueError(

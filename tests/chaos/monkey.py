@@ -10,9 +10,11 @@ import random
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import ray
 
 from benchmarks.sketch import SketchRank, SketchWorker, read
 from cluster.calls import ActorInfo
@@ -26,7 +28,7 @@ from cluster.train_run import Engines, assemble, check
 from learner import checkpoint
 from reward.tasks import build
 
-VICTIMS = ("rollout", "grader", "learner", "driver")
+VICTIMS = ("rollout", "grader", "jail", "learner", "driver", "raylet")
 STAGES = ("generate", "reward", "update", "publish", "sync", "checkpoint", "evaluate")
 SKETCH = Engines(worker=SketchWorker, rank=SketchRank)
 
@@ -64,18 +66,53 @@ class Monkey(Stopwatch):
         return super().stage(name)
 
     def _kill(self, kill):
-        if kill.victim == "driver":
-            os.kill(os.getpid(), kill.signal)
-            return
-        handles = {
-            "rollout": lambda: [member.handle for member in self._run.rollouts._members if not member.is_gone],
-            "grader": lambda: [member.handle for member in self._run.graders._members if not member.is_gone],
-            "learner": lambda: self._run.learner._ranks,
-        }[kill.victim]()
-        info = random.Random(repr(kill)).choice(handles).health(timeout_s=60)
-        if isinstance(info, ActorInfo):
-            os.kill(info.pid, kill.signal)
+        found = self._victims(kill.victim)
+        if found:
+            os.kill(random.Random(repr(kill)).choice(found), kill.signal)
             self.done.append(kill)
+
+    def _victims(self, kind):
+        """Process ids, in the same order in every run."""
+        if kind == "driver":
+            return [os.getpid()]
+        if kind == "raylet":
+            return second_raylets()
+        if kind == "learner":
+            return alive(self._run.learner._ranks)
+        pool = self._run.rollouts if kind == "rollout" else self._run.graders
+        pids = alive([member.handle for member in pool._members if not member.is_gone])
+        return sorted(below(pids)) if kind == "jail" else pids
+
+
+def alive(handles):
+    """Their processes, of those that answer."""
+    found = [handle.health(timeout_s=5) for handle in handles]
+    return [info.pid for info in found if isinstance(info, ActorInfo)]
+
+
+def below(roots):
+    """All descendants of these processes."""
+    children = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(folder.name))
+    found, left = [], list(roots)
+    while left:
+        found += (of_one := children.get(left.pop(), []))
+        left += of_one
+    return found
+
+
+def second_raylets():
+    """The raylets of this cluster but the head's."""
+    address, found = ray.get_runtime_context().gcs_address, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_text().split("\0")
+            if words[0].endswith("/raylet") and "--head" not in words and any(address in word for word in words):
+                found.append(int(folder.name))
+    return sorted(found)
 
 
 def run_with(recipe, *, kills=(), resume=False, engines=SKETCH):

@@ -10,6 +10,9 @@ import pytest
 from cluster.stop_signal import STATUS
 from cluster.tracking import read_metrics
 from learner import checkpoint
+from reward.code.config import CodeConfig
+from reward.code.grader import CodeGrader
+from reward.sandbox.records import NoSandbox
 from tests.chaos.monkey import Kill, outcome, run_with, settings
 
 pytestmark = pytest.mark.ray
@@ -55,6 +58,32 @@ def test_workers_graders_and_the_learner_may_die_at_any_stage(recipe, undisturbe
     assert run.step == 6
     assert_same(run.folder.path, undisturbed)
     assert failures(run.folder.path)["failure/learner_actor_lost"] >= 3
+
+
+@pytest.fixture(scope="module")
+def has_sandbox():
+    """Programs are never run without one."""
+    grader = CodeGrader(CodeConfig())
+    try:
+        grader.open()
+    except NoSandbox as error:
+        pytest.skip(f"no sandbox works on this host: {error}")
+    finally:
+        grader.close()
+
+
+def test_jails_may_die_while_programs_are_graded(recipe, has_sandbox):
+    programs = {"tasks": [{"name": "code-tiny"}], "steps": 4}
+    expected, _ = run_with(recipe("programs", **programs))
+    kills = [
+        Kill("jail", "reward", 0),
+        Kill("jail", "generate", 1),
+        Kill("jail", "reward", 2, delay_s=0.05),
+        Kill("jail", "update", 3),
+    ]
+    run, done = run_with(recipe("jails", **programs), kills=kills)
+    assert len(done) == len(kills)
+    assert_same(run.folder.path, outcome(expected.folder.path))
 
 
 def in_a_process(tmp_path, recipe, **given):

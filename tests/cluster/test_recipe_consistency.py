@@ -6,6 +6,7 @@ from cluster.config import SftRecipe, TrainRecipe
 from cluster.consistency import check_settings
 from cluster.errors import RecipeError
 from cluster.recipe import load
+from learner.objective_config import LIKELIHOODS
 
 
 def warnings(tmp_path, *overrides):
@@ -124,3 +125,18 @@ def test_asynchrony_without_effect_is_warned_of(tmp_path, overrides, both):
 
 def test_staleness_with_importance_weights_is_sound(tmp_path):
     assert warnings(tmp_path, "staleness=1", "learner.objective.importance=token") == []
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_two_versions_of_staleness_need_weights_or_a_likelihood_that_has_them(tmp_path, likelihood):
+    overrides = [f"learner.objective.likelihood={likelihood}", "staleness=2"]
+    if likelihood.startswith("ar_"):
+        overrides.append("rollout.sampler.name=ar")
+    # An importance weight is the ratio of the learner's probability to the one recorded at rollout.
+    has_weights = LIKELIHOODS[likelihood].scores_drawn_law
+    with pytest.raises(
+        ValueError, match="importance is 'none'" if has_weights else "at most 1, or likelihood to one of"
+    ):
+        warnings(tmp_path, *overrides)
+    if has_weights:
+        warnings(tmp_path, *overrides, "learner.objective.importance=token")
