@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -103,6 +103,8 @@ class Cluster:
     generate_s: float = 0.0
     """Seconds that workers were generating, all together."""
     num_calls: int = 0
+    mode: Literal["ray"] = "ray"
+    """Of `Launcher`, whose place it takes."""
 
     def answers_with(self, version: int) -> bytes:
         """Pickled answers made with weights of a version."""
@@ -124,6 +126,11 @@ class SimulatedFuture:
         self._cluster = cluster
         self._method = method
         self._make = make
+
+    @property
+    def remaining_s(self) -> float:
+        """Time to its moment."""
+        return max(0.0, self.end - self._cluster.clock.now())
 
     def is_done(self) -> bool:
         """Whether its moment has come."""

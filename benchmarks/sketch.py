@@ -23,7 +23,7 @@ from learner.records import BatchStats, Sample
 from models.config import ModelConfig
 from rollout.config import DecodingConfig, RolloutConfig
 from rollout.records import Prompt, Trajectory
-from rollout.worker import Swap
+from rollout.worker import Swap, own_memory
 
 WIDTH = 8
 LEDGER = "ledger.json"
@@ -51,7 +51,7 @@ class SketchWorker:
     def load_weights(self, named: Sequence[Named], version: int, serial: int | None = None) -> Swap:
         """Copies them."""
         self._weights, self._version = named[0]["weight"].copy(), version
-        return Swap(self._weights.nbytes, 0.0)
+        return Swap(self._weights.nbytes, 0.0, own_memory())
 
     def version(self) -> int:
         """Version of the weights that the next answer will be made with."""

@@ -72,13 +72,16 @@ def wait(futures: Sequence[Future], *, timeout_s: float) -> tuple[list[Future], 
     """
     until = time.monotonic() + timeout_s
     running = [future for future in futures if isinstance(future, RayFuture)]
-    others_ended = any(future.is_done() for future in futures if not isinstance(future, RayFuture))
+    others = [future for future in futures if not isinstance(future, RayFuture)]
     ended = _ended(running)
-    while running and not ended and not others_ended and time.monotonic() < until:
+    while futures and not ended and not any(other.is_done() for other in others) and time.monotonic() < until:
         # Ray may come back a little before its timeout, hence the loop and the least wait.
-        until_late = min(future.remaining_s for future in running)
+        until_late = min(future.remaining_s for future in futures)
         timeout = max(0.001, min(until - time.monotonic(), until_late))
-        ray.wait([future.ref for future in running], timeout=timeout, fetch_local=False)
+        if running:
+            ray.wait([future.ref for future in running], timeout=timeout, fetch_local=False)
+        else:
+            time.sleep(timeout)
         ended = _ended(running)
     is_ended = [future in ended if isinstance(future, RayFuture) else future.is_done() for future in futures]
     return (
@@ -283,6 +286,7 @@ class LocalFuture:
     """A call that has already run."""
 
     value: Any
+    remaining_s: float = 0.0
 
     def is_done(self) -> bool:
         """Always."""

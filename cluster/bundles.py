@@ -74,19 +74,20 @@ def learner_need(recipe: TrainRecipe | SftRecipe) -> Need:
     return Need("learner", engine.num_ranks, engine.cpus_per_rank, engine.gpus_per_rank, "PACK", settings)
 
 
+def rollout_need(recipe: TrainRecipe) -> Need:
+    """Rollout workers that a run begins with."""
+    rollout = recipe.rollout
+    strategy: Strategy = "SPREAD" if recipe.cluster.placement == "spread" else "PACK"
+    settings = "rollout.num_workers, cpus_per_worker, gpus_per_worker"
+    return Need("rollout", rollout.num_workers, rollout.cpus_per_worker, rollout.gpus_per_worker, strategy, settings)
+
+
 def train_needs(recipe: TrainRecipe) -> list[Need]:
     """Everything that `unmask train` starts."""
-    rollout, reward = recipe.rollout, recipe.reward
+    reward = recipe.reward
     return [
         learner_need(recipe),
-        Need(
-            "rollout",
-            rollout.num_workers,
-            rollout.cpus_per_worker,
-            rollout.gpus_per_worker,
-            "SPREAD" if recipe.cluster.placement == "spread" else "PACK",
-            "rollout.num_workers, cpus_per_worker, gpus_per_worker",
-        ),
+        rollout_need(recipe),
         Need("grader", reward.num_workers, reward.cpus_per_worker, 0, "SPREAD", "reward.num_workers, cpus_per_worker"),
     ]
 

@@ -14,7 +14,7 @@ from ray.util.placement_group import PlacementGroup
 
 from cluster.errors import RunError
 
-FailureKind = Literal["actor_lost", "out_of_memory", "object_lost", "timeout", "raised"]
+FailureKind = Literal["actor_lost", "out_of_memory", "memory_growth", "object_lost", "timeout", "raised"]
 Lane = Literal["work", "transfer"]
 """Calls of one lane run in turn, lanes side by side: `transfer` brings data to an actor while its work goes on."""
 
@@ -82,6 +82,10 @@ class ActorError(RunError):
 
 class Future(Protocol):
     """One call under way."""
+
+    @property
+    def remaining_s(self) -> float:
+        """Time after which `is_done` is worth asking again whatever happens: the deadline of the call, or sooner."""
 
     def is_done(self) -> bool:
         """Whether `outcome` returns at once: the call ended, or its deadline passed."""

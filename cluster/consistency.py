@@ -56,6 +56,8 @@ def _check_rollout(recipe: TrainRecipe) -> None:
             f"rollout.num_samples {rollout.num_samples} is below learner.objective.min_valid {objective.min_valid}: an "
             "answer is compared with the others of its group; draw at least as many"
         )
+    if rollout.max_workers is not None:
+        _check_growth(recipe, rollout.max_workers)
     if rollout.top_p < 1 and rollout.temperature > 0 and objective.facts.replays:
         raise ValueError(
             f"rollout.top_p {rollout.top_p}: answers to train on are drawn with temperature alone, because the cut-off "
@@ -72,6 +74,20 @@ def _check_rollout(recipe: TrainRecipe) -> None:
             f"rollout.cache.kind {rollout.cache.kind!r} is approximate, so answers are drawn from another law than the "
             f"learner's forward gives; set learner.objective.importance to token, step or sequence{weighted}, or "
             "rollout.cache.kind to none"
+        )
+
+
+def _check_growth(recipe: TrainRecipe, max_workers: int) -> None:
+    rollout = recipe.rollout
+    if max_workers < rollout.num_workers:
+        raise ValueError(
+            f"rollout.max_workers {max_workers} is below rollout.num_workers {rollout.num_workers}, which the run "
+            "begins with; raise it, or leave it out"
+        )
+    if rollout.cpus_per_worker == rollout.gpus_per_worker == 0:
+        raise ValueError(
+            f"rollout.max_workers {max_workers} with cpus_per_worker 0 and gpus_per_worker 0: a worker that reserves "
+            "nothing fits anywhere, and there is no telling when a machine has room; give it a share of a CPU"
         )
 
 
@@ -142,6 +158,10 @@ def _sft_warnings(recipe: SftRecipe) -> list[str]:
 def _train_warnings(loaded: Loaded[Any], recipe: TrainRecipe) -> list[str]:
     objective, rollout = recipe.learner.objective, recipe.rollout
     warnings = staleness_warnings(recipe)
+    if rollout.max_workers is not None and recipe.cluster.mode == "local":
+        warnings.append(
+            f"rollout.max_workers {rollout.max_workers} has no effect with cluster.mode 'local': nothing can join"
+        )
     if rollout.temperature == 0:
         warnings.append("rollout.temperature 0: all answers of a group are the same and nothing is learnt; set it to 1")
     warnings += _objective_warnings(loaded, objective) + _group_warnings(loaded, recipe)

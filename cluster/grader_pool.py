@@ -60,7 +60,7 @@ class GraderPool(WorkerPool[Batch, list[Score]]):
             )
             for index in range(reward.num_workers)
         ]
-        super().__init__(specs, launcher, max_retries=reward.max_retries)
+        super().__init__(specs, launcher, max_retries=reward.max_retries, place_timeout_s=start_timeout_s)
         self._config = reward
         self._start_timeout_s = start_timeout_s
         self.metadata: dict[str, str] = {}

@@ -19,11 +19,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from cluster.bundles import Actor, Group, Need, PlacementError, check_room, explain, groups_of
 from cluster.config import PlacementKind
+from cluster.places import Place
 
 logger = logging.getLogger(__name__)
-
-Place = tuple[PlacementGroup, int]
-"""A group and the index of a bundle in it."""
 
 
 @dataclass(frozen=True)

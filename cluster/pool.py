@@ -1,8 +1,10 @@
 """A pool of like workers: work in, results or typed failures out, and dead workers replaced.
 
-A worker is *preparing* (loading, taking weights) -> *ready* -> *preparing* again after it was lost, or *gone* for good.
-It is ready only after it has itself answered what the pool wants to hear. Nothing here waits without a deadline: every
-call and every preparation has one, and both are repeated a limited number of times.
+A worker is *preparing* (loading, taking weights) -> *ready* -> *preparing* again after it was lost; *stranded* while
+its machine is lost and no other has room for it; or *gone* for good. Workers may join in mid-run (`_more`). A worker is
+ready only after it has itself answered what the pool wants to hear. Nothing here waits without a deadline: every call
+and every preparation has one, and both are repeated a limited number of times. A stranded worker waits as long as
+another one works.
 
 What is retried, and where, is decided here and not by Ray:
 
@@ -26,11 +28,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from cluster.actors import Launcher, wait
 from cluster.calls import ActorError, ActorSpec, CallFailure, Future, Handle
+from cluster.member import Member, Work
+from cluster.places import LOOK_S, Vacancy, is_placed
 
 logger = logging.getLogger(__name__)
 
@@ -46,41 +50,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Work(Generic[Item]):
-    """Items that travel in one call."""
-
-    items: tuple[Item, ...]
-    num_tries: int = 0
-    started: float = 0.0
-
-
-@dataclass
-class Member(Generic[Item]):
-    """One worker of a pool."""
-
-    handle: Handle
-    preparation: list[Future] = field(default_factory=list)
-    """Calls that have to go well before it is ready."""
-    since: float = 0.0
-    """When the preparation began."""
-    is_new: bool = True
-    """Whether its process has not been ready yet."""
-    call: tuple[Future, Work[Item]] | None = None
-    num_restarts: int = 0
-    is_gone: bool = False
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it may be given work, now or after its call."""
-        return not self.is_gone and not self.preparation
-
-    @property
-    def futures(self) -> list[Future]:
-        """What it is doing."""
-        return [*self.preparation[-1:], *([self.call[0]] if self.call else [])]
-
-
 class WorkerPool(ABC, Generic[Item, Result]):
     """Sends work to whichever worker is free, one call at a time each."""
 
@@ -91,12 +60,18 @@ class WorkerPool(ABC, Generic[Item, Result]):
         *,
         max_retries: int,
         straggler_factor: float | None = None,
+        place_timeout_s: float = 600,
     ) -> None:
-        self._members: list[Member[Item]] = [Member(launcher.launch(spec)) for spec in specs]
+        """`place_timeout_s`: how long the last worker without a machine is waited for."""
+        self._launcher = launcher
+        self._members: list[Member[Item]] = [Member(launcher.launch(spec), spec.bundle) for spec in specs]
+        self._place_timeout_s = place_timeout_s
+        self._next_look = 0.0
         self._max_retries = max_retries
         self._straggler_factor = straggler_factor
         self._item_s: deque[float] = deque(maxlen=64)
         self.num_reissued = 0
+        self.num_joined = 0
         self.num_ended = 0
         """Calls and preparations that have ended."""
         self._queue: deque[Work[Item]] = deque()
@@ -116,9 +91,17 @@ class WorkerPool(ABC, Generic[Item, Result]):
     def _wrong_with(self, handle: Handle, answers: Sequence[Any]) -> str:
         """What is wrong with the answers of a preparation, none of which is a failure; empty if nothing."""
 
+    def _worn_out(self, handle: Handle, answers: Sequence[Any]) -> str:
+        """Why a worker that is prepared should be replaced all the same; empty if it should not."""
+        return ""
+
     def _missing(self, handle: Handle) -> list[Future]:
         """Further calls that a prepared worker needs, because the pool has moved on meanwhile."""
         return []
+
+    def _more(self) -> ActorSpec | None:
+        """One more worker that there is room for now."""
+        return None
 
     @abstractmethod
     def _call(self, handle: Handle, items: Sequence[Item]) -> Future:
@@ -170,12 +153,14 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def collect(self) -> list[tuple[Item, Result | CallFailure]]:
         """What has ended since the last time, without waiting; gives free workers their next work."""
-        done = {id(future) for future in wait(self.futures(), timeout_s=0)[0]}
+        self._look_at_places()
+        ended_now, _ = wait(self.futures(), timeout_s=0)
+        done = {id(future) for future in ended_now}
         for member in self._members:
-            if member.preparation and id(member.preparation[-1]) in done:
-                self._check_preparation(member)
             if member.call and id(member.call[0]) in done:
                 self._end_call(member, *member.call)
+            if member.preparation and id(member.preparation[-1]) in done:
+                self._check_preparation(member)
         self._dispatch()
         ended, self._ended = self._ended, []
         return ended
@@ -204,20 +189,7 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def describe(self) -> list[str]:
         """What each worker does, a line each, for a person who wonders what everybody waits for."""
-        now = time.monotonic()
-        lines = [f"{len(self._queue)} pieces of work queued"]
-        for member in self._members:
-            if member.is_gone:
-                state = "gone for good"
-            elif member.call:
-                future, work = member.call
-                state = f"works on {len(work.items)} items for {now - work.started:.0f} s, ended: {future.is_done()}"
-            elif member.preparation:
-                state = f"prepares itself for {now - member.since:.0f} s"
-            else:
-                state = "has nothing to do"
-            lines.append(f"{member.handle.name} {state} (restarts: {member.num_restarts})")
-        return lines
+        return [f"{len(self._queue)} pieces of work queued", *(member.describe() for member in self._members)]
 
     def take_call_seconds(self) -> list[float]:
         """How long the calls took that went well since the last time."""
@@ -251,9 +223,14 @@ class WorkerPool(ABC, Generic[Item, Result]):
         self.num_ended += 1
         answers = [future.outcome() for future in member.preparation]
         member.preparation = []
+        if member.is_stranded:
+            self._found_a_place(member, answers[-1])
+            return
         failure = next((answer for answer in answers if isinstance(answer, CallFailure)), None)
         if failure is None and (wrong := self._wrong_with(member.handle, answers)):
             failure = CallFailure("raised", member.handle.name, "prepare", wrong)
+        if failure is None and (why := self._worn_out(member.handle, answers)):
+            failure = CallFailure("memory_growth", member.handle.name, "prepare", why, where="between two batches")
         if failure is None:
             self._prepared(answers, time.monotonic() - member.since)
             if missing := self._missing(member.handle):
@@ -303,6 +280,9 @@ class WorkerPool(ABC, Generic[Item, Result]):
         if member.call:
             work, member.call = member.call[1], None
             self._retry(work, failure)
+        if member.place is not None and not is_placed(member.place):
+            self._strand(member)
+            return
         if member.num_restarts >= MAX_RESTARTS:
             self._give_up(member, failure)
             return
@@ -312,6 +292,45 @@ class WorkerPool(ABC, Generic[Item, Result]):
         member.is_new = True
         member.handle.restart()
         self._begin(member, self._prepare(member.handle))
+
+    # ---- machines that leave and join
+
+    def _look_at_places(self) -> None:
+        """Takes in workers that there is room for, and notices those that wait to be started on a lost machine."""
+        if (spec := self._more()) is not None:
+            logger.warning("%s joins: a machine has room for it", spec.name)
+            member: Member[Item] = Member(self._launcher.launch(spec), spec.bundle)
+            self._members.append(member)
+            self.num_joined += 1
+            self._begin(member, self._prepare(member.handle))
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_S
+        for member in self._members:
+            is_starting = member.is_new and member.preparation and not member.is_stranded
+            if is_starting and member.place is not None and not is_placed(member.place):
+                self._strand(member)
+
+    def _strand(self, member: Member[Item]) -> None:
+        """No process until a machine has room for it; that costs no restart."""
+        assert member.place is not None
+        if not member.is_stranded:
+            logger.warning("the machine of %s is lost; it waits for another", member.handle.name)
+            member.handle.kill()
+        member.is_new = member.is_stranded = True
+        self._begin(member, [Vacancy(member.place, member.handle.name, timeout_s=self._place_timeout_s)])
+
+    def _found_a_place(self, member: Member[Item], failure: CallFailure | None) -> None:
+        if failure is None:
+            member.is_stranded = False
+            self.num_restarts += 1
+            member.handle.restart()
+            self._begin(member, self._prepare(member.handle))
+        elif any(other is not member and not other.is_gone and not other.is_stranded for other in self._members):
+            self._strand(member)
+        else:
+            self._note(failure)
+            self._give_up(member, failure)
 
     def _give_up(self, member: Member[Item], failure: CallFailure) -> None:
         logger.error("%s is gone for good: %s", member.handle.name, failure.headline)

@@ -1,8 +1,8 @@
 """The rollout workers of a run: prompts in, answers out, every answer with weights of a known version.
 
 A worker serves only after it has itself reported the version it should have; one that was lost loads the checkpoint,
-takes the newest published weights, and reports, before it gets a prompt. Which worker answers does not matter: an
-answer follows from the seed, the prompt's id and the number of the sample.
+takes the newest published weights, and reports, before it gets a prompt, and so does one that joins in mid-run. Which
+worker answers does not matter: an answer follows from the seed, the prompt's id and the number of the sample.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy as np
 
 from cluster.actors import Launcher
 from cluster.calls import ActorSpec, CallFailure, Future, Handle
+from cluster.memory_watch import MemoryWatch
 from cluster.placement import Placement
+from cluster.places import Growth, Place
 from cluster.pool import WorkerPool
 from cluster.transport import Published, WeightTransport
 from models.config import ModelConfig
@@ -59,21 +61,29 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         placement: Placement | None = None,
         start_timeout_s: float = 600,
         worker: Callable[..., Any] = RolloutWorker,
+        growth: Growth | None = None,
     ) -> None:
-        """Without a transport the workers answer with the checkpoint they load; `worker` makes one."""
+        """Without a transport the workers answer with the checkpoint they load; `worker` makes one.
+
+        With `growth` workers join, up to `rollout.max_workers`, when machines have room for them.
+        """
         place = placement or Placement()
-        specs = [
-            ActorSpec(
-                f"rollout-{index}",
-                worker,
-                (model, rollout),
-                num_cpus=rollout.cpus_per_worker,
-                num_gpus=rollout.gpus_per_worker,
-                bundle=place.bundle("rollout", index),
-            )
-            for index in range(rollout.num_workers)
-        ]
-        super().__init__(specs, launcher, max_retries=rollout.max_retries, straggler_factor=rollout.straggler_factor)
+
+        def spec(index: int, bundle: Place | None) -> ActorSpec:
+            resources = {"num_cpus": rollout.cpus_per_worker, "num_gpus": rollout.gpus_per_worker}
+            return ActorSpec(f"rollout-{index}", worker, (model, rollout), bundle=bundle, **resources)
+
+        super().__init__(
+            [spec(index, place.bundle("rollout", index)) for index in range(rollout.num_workers)],
+            launcher,
+            max_retries=rollout.max_retries,
+            straggler_factor=rollout.straggler_factor,
+            place_timeout_s=start_timeout_s,
+        )
+        self._spec = spec
+        # In one process all workers have one memory, and a fresh object in it gives nothing back.
+        self._memory = MemoryWatch(None if launcher.mode == "local" else rollout.max_memory_growth)
+        self._growth = growth
         self._config = rollout
         self._transport = transport
         self._start_timeout_s = start_timeout_s
@@ -109,6 +119,7 @@ class RolloutPool(WorkerPool[Ask, Answers]):
             "weights/load_p95_s": float(np.percentile([seconds for _, seconds in self._loads], 95)),
             "weights/swap_p95_s": float(np.percentile([swap.seconds for swap, _ in self._loads], 95)),
             "weights/bytes": float(max(swap.num_bytes for swap, _ in self._loads)),
+            "pool/memory_bytes": float(max(swap.own_bytes for swap, _ in self._loads)),
         }
 
     def ask(self, asks: Sequence[Ask]) -> None:
@@ -133,7 +144,15 @@ class RolloutPool(WorkerPool[Ask, Answers]):
                 logger.error("prompt %s has no answer: %s", ask.prompt.id, outcome.headline)
         return [[] if isinstance(outcome, CallFailure) else outcome for outcome in answers]
 
+    def _more(self) -> ActorSpec | None:
+        # Those that are gone for good count: a machine on which none works is not tried again and again.
+        if self._growth is None or len(self._members) >= (self._config.max_workers or 0):
+            return None
+        place = self._growth.place()
+        return None if place is None else self._spec(len(self._members), place)
+
     def _prepare(self, handle: Handle) -> list[Future]:
+        self._memory.forget(handle.name)
         return [handle.call("load", timeout_s=self._start_timeout_s), *self._weights(handle)]
 
     def _weights(self, handle: Handle) -> list[Future]:
@@ -153,6 +172,10 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         published = self._told[handle.name]
         told = published.version if published else 0
         return "" if answers[-1] == told else f"it has weights {answers[-1]}, and should have {told}"
+
+    def _worn_out(self, handle: Handle, answers: Sequence[Any]) -> str:
+        taken = answers[0]  # of a fresh process the first call is `load`, which says nothing
+        return self._memory.report(handle.name, taken.own_bytes) if isinstance(taken, Swap) else ""
 
     def _missing(self, handle: Handle) -> list[Future]:
         return [] if self._told[handle.name] is self._published else self._weights(handle)

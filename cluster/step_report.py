@@ -44,6 +44,7 @@ def health_metrics(run: TrainRun) -> dict[str, float]:
     latencies = run.graders.take_call_seconds()
     return {
         "pool/ready": float(run.rollouts.num_ready),
+        "pool/joined": float(run.rollouts.num_joined),
         "pool/restarts": float(run.rollouts.num_restarts + run.graders.num_restarts),
         "buffer/groups": float(len(run.buffer)),
         "buffer/bytes": float(run.buffer.num_bytes),

@@ -17,7 +17,7 @@ import ray
 
 from cluster.actors import Launcher
 from cluster.buffer import GroupBuffer
-from cluster.bundles import train_needs
+from cluster.bundles import rollout_need, train_needs
 from cluster.checkpointing import RunState, newest
 from cluster.config import TrainRecipe
 from cluster.cursor import Cursor
@@ -28,6 +28,7 @@ from cluster.logs import log_file
 from cluster.loop import TrainRun, train
 from cluster.memory import BYTES
 from cluster.placement import Placement, check_store, reserve
+from cluster.places import Growth
 from cluster.preflight import check_all
 from cluster.progress import Progress
 from cluster.ray_start import ray_session
@@ -158,7 +159,12 @@ def _start_actors(
     learner = stack.enter_context(closing(LearnerGroup(recipe, rank=engines.rank, **common)))
     common["start_timeout_s"] = recipe.cluster.start_timeout_s
     transport = ObjectStoreTransport(learner)
-    pool = RolloutPool(recipe.model, recipe.rollout, transport=transport, worker=engines.worker, **common)
+    growth = None
+    if recipe.rollout.max_workers is not None and recipe.cluster.mode == "ray":
+        growth = stack.enter_context(closing(Growth(recipe.name, rollout_need(recipe).resources)))
+    pool = RolloutPool(
+        recipe.model, recipe.rollout, transport=transport, worker=engines.worker, growth=growth, **common
+    )
     rollouts = stack.enter_context(closing(pool))
     graders = stack.enter_context(closing(GraderPool(recipe.tasks, recipe.reward, **common)))
     rollouts.begin()

@@ -64,6 +64,9 @@ class RolloutConfig(DecodingConfig):
     num_samples: int = Field(default=8, ge=1)
     """Answers per prompt (G)."""
     num_workers: int = Field(default=1, ge=1)
+    max_workers: int | None = Field(default=None, ge=1)
+    """Workers that the pool may grow to in mid-run, as machines join the cluster or become free; num_workers if not
+    given."""
     cpus_per_worker: float = Field(default=1, ge=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     threads_per_worker: int = Field(default=1, ge=1)
@@ -78,6 +81,9 @@ class RolloutConfig(DecodingConfig):
     """Deadline for one batch of prompts on a worker."""
     max_retries: int = Field(default=2, ge=0)
     """How often prompts of a lost worker are sent to another one."""
+    max_memory_growth: float | None = Field(default=2, gt=1)
+    """A worker whose own memory is this many times what it was after its first batches, and a gigabyte above that, is
+    replaced between two batches. null: never."""
     on_update: Literal["finish", "keep"] = "finish"
     """What a worker does with the answers under way when new weights come (staleness above 0): finish them with the
     old weights, or keep them and go on with the new ones; such an answer records both versions."""

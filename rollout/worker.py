@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,8 @@ class Swap:
     num_bytes: int
     seconds: float
     """Between two answers: how long no answer could be made."""
+    own_bytes: int = 0
+    """Memory of the worker's process alone; 0 where the system does not tell."""
 
 
 class RolloutWorker:
@@ -102,7 +105,8 @@ class RolloutWorker:
         arrays = {name: array for part in parts for name, array in part.items()}
         models.load_named(self._loaded, {name: _tensor(array) for name, array in arrays.items()})
         self._version = version
-        self._swap = Swap(sum(array.nbytes for array in arrays.values()), time.perf_counter() - start)
+        num_bytes = sum(array.nbytes for array in arrays.values())
+        self._swap = Swap(num_bytes, time.perf_counter() - start, own_memory())
         return self._swap
 
     def version(self) -> int:
@@ -156,6 +160,15 @@ class RolloutWorker:
         if self._denoiser is None:
             raise RuntimeError("call load() before anything else of a RolloutWorker")
         return self._denoiser
+
+
+def own_memory() -> int:
+    """Bytes of memory that this process shares with nobody; 0 where the system does not tell (it is not Linux)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)
 
 
 def _requests(

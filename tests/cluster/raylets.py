@@ -4,19 +4,28 @@
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import ray
 
+from benchmarks.sketch import SketchRank, SketchWorker
 from cluster.actors import Launcher
 from cluster.bundles import Need
 from cluster.calls import ActorSpec
+from cluster.config import TrainRecipe
 from cluster.placement import reserve
+from cluster.stop_signal import StopRequested
+from cluster.tracking import read_metrics
+from cluster.train_run import Engines, run_train
+from tests.chaos.monkey import outcome
 
 WAIT_S = 180
 LINK = "to-other"
@@ -38,13 +47,18 @@ def raylets(*nodes):
 
     cluster = Cluster()
     try:
-        added = [cluster.add_node(include_dashboard=False, object_store_memory=200 * 2**20, **node) for node in nodes]
+        added = [add_node(cluster, **node) for node in nodes]
         cluster.wait_for_nodes(timeout=WAIT_S)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster, added
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def add_node(cluster, **node):
+    """One more raylet."""
+    return cluster.add_node(include_dashboard=False, object_store_memory=200 * 2**20, **node)
 
 
 def places(kind, *needs):
@@ -91,12 +105,61 @@ def vanish(folder):
         ray.shutdown()
 
 
+def elastic(folder):
+    """A run of engines that sleep, told to stop after a node was added, taken away and added again."""
+    with raylets({"num_cpus": 3}) as (cluster, _):
+        recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
+        ready, seen = "pool/ready", []
+
+        def wait_for(num_ready):
+            until = time.monotonic() + WAIT_S
+            while not (rows := steps_of(recipe)) or rows[-1][ready] != num_ready:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.1)
+            seen.append(rows[-1][ready] if rows else None)
+
+        def come_and_go():
+            wait_for(1)
+            second = add_node(cluster, num_cpus=1)
+            wait_for(2)
+            cluster.remove_node(second, allow_graceful=False)
+            wait_for(1)
+            add_node(cluster, num_cpus=1)
+            wait_for(2)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        watched = threading.Thread(target=come_and_go, daemon=True)
+        watched.start()
+        engines = Engines(worker=partial(SketchWorker, answer_s=0.01), rank=SketchRank)
+        with suppress(StopRequested):
+            run_train(recipe, engines=engines)
+        watched.join(timeout=WAIT_S)
+        rows = steps_of(recipe)
+        run_dir = Path(recipe.runs_dir) / recipe.name
+        _, ledger = outcome(run_dir)
+        spans = (run_dir / "logs" / "latest" / "rollout-1.spans.jsonl").read_text()
+        return {
+            "ready": seen,
+            "steps": len(rows),
+            "trained": rows[-1]["prompts/trained"],
+            "failed": rows[-1]["prompts/failed"],
+            "joined": rows[-1]["pool/joined"],
+            "staleness": max(row["staleness/max"] for row in rows),
+            "num_trained": len(ledger),
+            "num_distinct": len({tuple(entry) for entry in ledger}),
+            "calls_of_the_second": spans.count('"generate"'),
+        }
+
+
+def steps_of(recipe):
+    """Rows of the steps done so far."""
+    metrics = Path(recipe.runs_dir) / recipe.name
+    return [row for row in read_metrics(metrics) if "prompts/trained" in row] if metrics.is_dir() else []
+
+
 def train_and_lose(folder, lose):
     """What a run comes to that loses a node after its first step."""
-    from cluster.config import TrainRecipe
-    from cluster.tracking import read_metrics
-    from cluster.train_run import run_train
-
     recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
     metrics = Path(recipe.runs_dir) / recipe.name / "metrics.jsonl"
     before = []
@@ -134,5 +197,5 @@ def num_alive():
 
 
 if __name__ == "__main__":
-    what = {"placement": placement, "death": death, "vanish": vanish}[sys.argv[1]]
+    what = {"placement": placement, "death": death, "vanish": vanish, "elastic": elastic}[sys.argv[1]]
     print(json.dumps(what(Path(sys.argv[2]))), flush=True)

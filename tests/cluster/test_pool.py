@@ -5,9 +5,9 @@ import time
 import pytest
 
 from cluster.actors import Launcher, wait
-from cluster.calls import ActorError, CallFailure
+from cluster.calls import ActorError, ActorSpec, CallFailure
 from cluster.pool import MAX_RESTARTS
-from tests.cluster.standins import SquarePool
+from tests.cluster.standins import Counter, SquarePool
 
 
 def local_pool(**options):
@@ -160,3 +160,59 @@ def test_a_late_call_is_made_again_on_an_idle_worker_and_the_first_answer_wins(l
         wait(pool.futures(), timeout_s=0.1)
         assert pool.collect() == []
     pool.close()
+
+
+def placed(pool, monkeypatch, *, room):
+    """A pool whose workers hold made-up places; `room` says which of them lie on a living machine."""
+    for name in ("cluster.pool.is_placed", "cluster.places.is_placed"):
+        monkeypatch.setattr(name, lambda place: room[place])
+    monkeypatch.setattr("cluster.places.LOOK_S", 0.01)
+    for index, member in enumerate(pool._members):
+        member.place = index
+    return pool
+
+
+def test_a_worker_without_a_machine_waits_for_one_while_the_others_work(monkeypatch):
+    room = {0: True, 1: True}
+    pool = placed(local_pool(), monkeypatch, room=room)
+    room[1] = False
+    pool._members[1].handle.kill()
+    assert finish(pool, [3], [4], [5]) == [9, 16, 25]
+    assert pool.num_ready == 1
+    assert "square-1 waits for a machine" in "\n".join(pool.describe())
+    assert pool.num_restarts == 0
+    room[1] = True
+    time.sleep(0.02)
+    assert finish(pool, [6], [7]) == [36, 49]
+    assert pool.num_ready == 2
+    assert pool.num_restarts == 1
+
+
+def test_the_last_worker_without_a_machine_ends_the_pool_after_a_while(monkeypatch):
+    room = {0: True}
+    pool = placed(local_pool(num_workers=1), monkeypatch, room=room)
+    pool._place_timeout_s = 0.05
+    room[0] = False
+    pool._members[0].handle.kill()
+    with pytest.raises(ActorError, match=r"square-0\.place: timeout .*no other had room for it within 0\.05 s"):
+        finish(pool, [3])
+
+
+def test_a_worker_joins_once_and_is_given_work_when_it_is_prepared():
+    asked = []
+
+    class Growing(SquarePool):
+        def _more(self):
+            return ActorSpec("square-1", Counter) if len(self._members) < 2 else None
+
+        def _prepare(self, handle):
+            asked.append(handle.name)
+            return super()._prepare(handle)
+
+    pool = Growing(Launcher(mode="local"), num_workers=1)
+    pool.start()
+    assert finish(pool, [3], [4]) == [9, 16]
+    assert finish(pool, [5], [6]) == [25, 36]
+    assert asked == ["square-0", "square-1"]
+    assert pool.num_joined == 1
+    assert pool.num_ready == 2

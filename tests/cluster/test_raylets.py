@@ -40,7 +40,7 @@ def run(what, folder, *, prefix=(), env=None, timeout_s=900):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write_recipe(folder, model, steps):
+def write_recipe(folder, model, steps, **changes):
     recipe = {
         "name": "nodes",
         "runs_dir": str(folder / "runs"),
@@ -53,7 +53,7 @@ def write_recipe(folder, model, steps):
         "learner": {"engine": {"micro_batch_tokens": 512}},
         "cluster": {"address": "auto"},
     }
-    (folder / "recipe.json").write_text(json.dumps(recipe))
+    (folder / "recipe.json").write_text(json.dumps(recipe | changes))
 
 
 def check_whole(found, steps):
@@ -81,6 +81,20 @@ def test_every_placement_puts_actors_where_it_says(tmp_path):
 def test_a_run_that_loses_a_node_ends_with_every_prompt_trained_once(tmp_path, small_model):
     write_recipe(tmp_path, small_model, steps=40)
     check_whole(run("death", tmp_path), steps=40)
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_is_used_and_one_that_leaves_costs_nothing_but_time(tmp_path, small_model):
+    elastic = {"rollout": {"max_workers": 2, "num_samples": 4, "max_new_tokens": 2, "timeout_s": 240}}
+    write_recipe(tmp_path, small_model, steps=100_000, **elastic)
+    found = run("elastic", tmp_path)
+    assert found["ready"] == [1, 2, 1, 2]
+    assert found["joined"] == 1
+    # A synchronous run: the newcomer has answered with the newest weights only.
+    assert found["staleness"] == 0
+    assert found["calls_of_the_second"] > 0
+    assert (found["trained"], found["failed"]) == (4 * found["steps"], 0)
+    assert found["num_trained"] == found["num_distinct"] == 16 * found["steps"]
 
 
 @pytest.fixture

@@ -140,3 +140,20 @@ def test_two_versions_of_staleness_need_weights_or_a_likelihood_that_has_them(tm
         warnings(tmp_path, *overrides)
     if has_weights:
         warnings(tmp_path, *overrides, "learner.objective.importance=token")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rollout.num_workers=3", "rollout.max_workers=2"], "max_workers 2 is below rollout.num_workers 3"),
+        (["rollout.max_workers=2", "rollout.cpus_per_worker=0"], "give it a share of a CPU"),
+    ],
+)
+def test_a_pool_that_cannot_grow_as_asked_is_refused(tmp_path, overrides, said):
+    with pytest.raises(ValueError, match=said):
+        warnings(tmp_path, *overrides)
+
+
+def test_growth_without_a_cluster_is_warned_of(tmp_path):
+    (warning,) = warnings(tmp_path, "rollout.max_workers=2", "cluster.mode=local")
+    assert "rollout.max_workers 2 has no effect" in warning
