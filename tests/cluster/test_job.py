@@ -1,15 +1,19 @@
 """The same run as a submitted job, on a Ray head started as a person would start it."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cluster.ray_start import ray_session
+from cluster.tracking import read_metrics
+from learner import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -71,7 +75,9 @@ def head(tmp_path):
             process.wait(timeout=60)
 
 
-def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(head, tmp_path, small_model):
+@pytest.fixture
+def cluster(head, tmp_path, small_model):
+    """Runs `ray job` commands against the head, and submits training runs of a recipe."""
     address, environment = head
     recipe = {
         "name": "job",
@@ -100,15 +106,54 @@ else:
     raise last
 """
     python(wait_for_head, environment, 2 * START_S)
-    entry = f"from cluster.cli import main; main(['train', {str(tmp_path / 'recipe.yaml')!r}])"
-    done = subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-c", entry],
-        env=environment,
-        cwd=REPOSITORY,
-        timeout=3 * START_S,
-        check=False,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "runs" / "job" / "checkpoints" / "step_000001" / "model" / "config.json").exists()
+
+    def job(*words):
+        command = [BIN / "ray", "job", words[0], "--address", address, *words[1:]]
+        return subprocess.run(
+            command, env=environment, cwd=REPOSITORY, timeout=3 * START_S, check=False, text=True, capture_output=True
+        )
+
+    def submit(*arguments, options=()):
+        entry = f"from cluster.cli import main; main(['train', {str(tmp_path / 'recipe.yaml')!r}, *{arguments!r}])"
+        done = job("submit", "--working-dir", ".", *options, "--", "python", "-c", entry)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return job, submit, tmp_path / "runs" / "job"
+
+
+def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster):
+    _, submit, run_dir = cluster
+    submit()
+    assert (run_dir / "checkpoints" / "step_000001" / "model" / "config.json").exists()
+
+
+def test_a_stopped_job_commits_and_the_same_job_goes_on_from_there(cluster):
+    job, submit, run_dir = cluster
+    wait = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "100"}})
+    first = ["--no-wait", "--submission-id", "first", "--runtime-env-json", wait]
+    submit("--resume", "--set", "steps=100000", options=first)
+    wait_until(lambda: run_dir.is_dir() and len(steps_of(run_dir)) > 2)
+    stopped = job("stop", "first")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    wait_until(lambda: "STOPPED" in job("status", "first").stdout)
+    commit = checkpoint.latest(run_dir / "checkpoints")
+    steps = steps_of(run_dir)
+    # checkpoint.every is 0: nothing but the stop has written one, of the last step that was done
+    assert commit.name == f"step_{steps[-1]:06d}"
+    output = submit("--resume", "--set", f"steps={steps[-1] + 2}")
+    assert f"resumed from {commit}" in output.replace("\n", "")
+    assert steps_of(run_dir) == [*steps, steps[-1] + 1, steps[-1] + 2]
+    assert checkpoint.latest(run_dir / "checkpoints").name == f"step_{steps[-1] + 2:06d}"
+
+
+def steps_of(run_dir):
+    """Steps that were trained, in the order in which they were."""
+    return [row["step"] for row in read_metrics(run_dir) if "train/loss" in row]
+
+
+def wait_until(condition):
+    until = time.monotonic() + START_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.2)
