@@ -1,68 +1,108 @@
 """Random kills until a number is reached: `python -m tests.chaos.campaign --kills 200 --seed 0` (`make chaos`).
 
-Runs follow each other, each with `--per-run` kills at random stages and moments: rollout workers, graders and the
-learner by themselves, the driver in between, after which the same run is resumed by a new one. Every run must end with
-the steps, the ledger (each prompt trained once, at its step) and the weights of a run that nothing happened to, bit for
-bit. A run that does not is named with its seed, and the exit status is 1.
+Runs follow each other on a cluster of two raylets, each run with `--per-run` kills at random stages and moments:
+rollout workers, graders, jails in which programs are graded, the learner, the second raylet with all that is on it, and
+the driver in between, after which the same run is resumed by a new one. A while after the second raylet died another
+one joins. Every run must end with the steps, the ledger (each prompt trained once, at its step) and the weights of a
+run that nothing happened to, bit for bit. Folders of runs are kept where a run does not, and the exit status is 1.
 """
 
 import argparse
 import json
+import os
 import random
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import ray
 
 import models
-from cluster.config import ClusterConfig
-from cluster.ray_start import ray_session
 from tests.chaos.conftest import sketch_recipe
 from tests.chaos.monkey import STAGES, VICTIMS, Kill, outcome, settings
+from tests.cluster.raylets import add_node, raylets
+from tests.conftest import SMALL_MODEL
 
 RUN_DEADLINE_S = 1200
 MAX_ATTEMPTS = 50
+WEIGHTS = {"rollout": 4, "grader": 2, "jail": 2, "learner": 3, "driver": 1, "raylet": 1}
+CHECKPOINT_EVERY = 2
+NODE = {"num_cpus": 1}
+"""A learner, two workers and two graders take 1.4 CPUs: one raylet has no room for all."""
+SHARES = {
+    "tasks": [{"name": "arithmetic"}, {"name": "code-tiny"}],
+    "rollout": {
+        "max_new_tokens": 2,
+        "num_samples": 3,
+        "num_workers": 2,
+        "max_workers": 3,
+        "cpus_per_worker": 0.4,
+        "max_retries": 8,
+    },
+    "reward": {"num_workers": 2, "cpus_per_worker": 0.1, "max_retries": 8},
+    "learner": {"engine": {"micro_batch_tokens": 64, "cpus_per_rank": 0.4, "start_timeout_s": 120}},
+    "checkpoint": {"every": CHECKPOINT_EVERY},
+}
 
 
-def plan(rng, steps, num_kills):
-    """Kills in the order of their steps."""
-    kills = [
-        Kill(
-            rng.choices(VICTIMS, weights=(4, 2, 3, 1))[0],
-            rng.choice(STAGES),
-            rng.randrange(steps),
-            delay_s=rng.choice((0.0, rng.uniform(0.0, 0.3))),
-        )
-        for _ in range(num_kills)
-    ]
+def plan(rng, steps, num_kills, victims=VICTIMS):
+    """Kills at stages that the run passes, in the order of their steps; every stage has its turn."""
+    kills = []
+    while len(kills) < num_kills:
+        stage, step = STAGES[len(kills) % len(STAGES)], rng.randrange(steps)
+        if (stage == "evaluate" and step > 0) or (stage == "checkpoint" and (step == 0 or step % CHECKPOINT_EVERY)):
+            continue
+        victim = rng.choices(victims, weights=[WEIGHTS[victim] for victim in victims])[0]
+        kills.append(Kill(victim, stage, step, delay_s=rng.choice((0.0, rng.uniform(0.0, 0.3)))))
     return sorted(kills, key=lambda kill: (kill.step, STAGES.index(kill.stage)))
 
 
 def disturbed(recipe, kills, folder):
-    """Starts and resumes one run until it has done all steps; how many kills hit somebody, by victim."""
-    hit, left = Counter(), list(kills)
+    """Starts and resumes one run until it has done all steps; how many kills hit somebody by victim, and attempts."""
+    record, left = folder / "kills.jsonl", list(kills)
+    record.write_text("")
     for attempt in range(MAX_ATTEMPTS):
-        command = settings(folder / "settings.json", recipe, kills=left, resume=attempt > 0)
+        command = settings(folder / "settings.json", recipe, kills=left, resume=attempt > 0, record=record)
         ended = subprocess.run(command, timeout=RUN_DEADLINE_S, check=False, capture_output=True, text=True)
+        done = [Kill(**json.loads(line)) for line in record.read_text().splitlines()]
         if ended.returncode == 0:
-            report = json.loads(ended.stdout.strip().splitlines()[-1])
-            hit.update(kill["victim"] for kill in report["kills"])
-            return hit
+            return Counter(kill.victim for kill in done), attempt + 1
         if ended.returncode != -signal.SIGKILL:
             raise RuntimeError(
                 f"the driver ended with {ended.returncode}:\n{ended.stdout[-4000:]}{ended.stderr[-4000:]}"
             )
-        # What this attempt has killed is in its own memory: count the driver, and repeat none of what came before it.
-        first = next(kill for kill in left if kill.victim == "driver")
-        hit.update(kill.victim for kill in left[: left.index(first) + 1])
-        left = left[left.index(first) + 1 :]
+        left = [kill for kill in left if kill not in done]
     raise RuntimeError(f"the run was not done after {MAX_ATTEMPTS} attempts")
+
+
+@contextmanager
+def kept_whole(cluster, node, rng):
+    """In the body another raylet joins a while after the second one has died."""
+    ended = threading.Event()
+
+    def look(second):
+        while not ended.wait(0.5):
+            if any(kind == "raylet" for kind, _ in second.dead_processes()):
+                cluster.remove_node(second, allow_graceful=False)
+                ended.wait(rng.uniform(0.0, 15.0))
+                second = add_node(cluster, **NODE)
+
+    keeper = threading.Thread(target=look, args=[node], daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join(timeout=60)
 
 
 def main():
@@ -71,32 +111,47 @@ def main():
     parser.add_argument("--per-run", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=VICTIMS, action="append", help="Kill no other kind; may be repeated.")
     given = parser.parse_args()
+    # A token that nobody else has, and no file of it.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     rng, hit, number, bad = random.Random(given.seed), Counter(), 0, 0
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as name, ray_session(ClusterConfig(num_cpus=4)):
-        folder, address = Path(name), ray.get_runtime_context().gcs_address
-        small = {"d_model": 32, "mlp_hidden_size": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2}
-        denoiser = models.create(models.TINY_CONFIG | small, tokenizer=models.character_tokenizer(), seed=7)
-        models.save(denoiser, folder / "model")
+    folder = Path(tempfile.mkdtemp(prefix="unmask-chaos-"))
+    denoiser = models.create(models.TINY_CONFIG | SMALL_MODEL, tokenizer=models.character_tokenizer(), seed=7)
+    models.save(denoiser, folder / "model")
+    with raylets(NODE, NODE) as (cluster, (_, second)), kept_whole(cluster, second, random.Random(given.seed)):
+        address = ray.get_runtime_context().gcs_address
 
         def recipe(runs):
-            return sketch_recipe(folder / "model", folder / runs, address=address, steps=given.steps)
+            return sketch_recipe(folder / "model", folder / runs, address=address, steps=given.steps, **SHARES)
 
         disturbed(recipe("undisturbed"), [], folder)
         weights, ledger = outcome(folder / "undisturbed" / "chaos")
-        while sum(hit.values()) < given.kills:
+        print(f"undisturbed: {given.steps} steps, {len(ledger)} answers, {time.monotonic() - start:.0f} s", flush=True)
+        while hit.total() < given.kills:
             number += 1
-            hit += disturbed(recipe(f"run-{number}"), plan(rng, given.steps, given.per_run), folder)
-            found_weights, found_ledger = outcome(folder / f"run-{number}" / "chaos")
-            same = found_ledger == ledger and np.array_equal(found_weights, weights)
-            bad += not same
+            try:
+                kills = plan(rng, given.steps, given.per_run, given.only or VICTIMS)
+                of_run, attempts = disturbed(recipe(f"run-{number}"), kills, folder)
+                found_weights, found_ledger = outcome(folder / f"run-{number}" / "chaos")
+                is_same = found_ledger == ledger and np.array_equal(found_weights, weights)
+                said = "same weights and ledger" if is_same else "DIFFERS"
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                of_run, attempts, is_same, said = Counter(), 0, False, f"BROKE OFF: {error}"
+            hit += of_run
+            bad += not is_same
             print(
-                f"run {number}: {'same weights and ledger' if same else 'DIFFERS'}; {sum(hit.values())} kills so far "
+                f"run {number}, {attempts} attempts: {said}; {hit.total()} kills so far "
                 f"({', '.join(f'{count} {victim}' for victim, count in sorted(hit.items()))}), "
                 f"{time.monotonic() - start:.0f} s",
                 flush=True,
             )
+            if bad > 2:
+                break
+    print(f"{number} runs, {hit.total()} kills, {bad} runs differ or broke off{f': {folder}' if bad else ''}")
+    if not bad:
+        shutil.rmtree(folder)
     sys.exit(1 if bad else 0)
 
 

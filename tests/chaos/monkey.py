@@ -1,7 +1,7 @@
 """Runs in which processes are killed at chosen moments, for real: SIGKILL to the process, at the start of a stage.
 
 `python -m tests.chaos.monkey SETTINGS.json` is such a run as a process of its own, so that its driver can be killed
-too. Settings: `recipe`, `resume`, `kills`, `real` (engines with a model, else `benchmarks.sketch`).
+too. Settings: `recipe`, `resume`, `kills`, `real` (engines with a model, else `benchmarks.sketch`), `record`.
 """
 
 import json
@@ -47,11 +47,11 @@ class Kill:
 
 
 class Monkey(Stopwatch):
-    """A stopwatch that kills."""
+    """A stopwatch that kills; `record` gets a line for each kill, just before it."""
 
-    def __init__(self, run, kills):
+    def __init__(self, run, kills, record=None):
         super().__init__(run.watch._spans)
-        self._run, self._left = run, list(kills)
+        self._run, self._left, self._record = run, list(kills), record
         self.done = []
 
     def stage(self, name):
@@ -67,7 +67,12 @@ class Monkey(Stopwatch):
 
     def _kill(self, kill):
         found = self._victims(kill.victim)
-        if found:
+        if not found:
+            return
+        if self._record:
+            with self._record.open("a") as file:
+                file.write(json.dumps(asdict(kill)) + "\n")
+        with suppress(ProcessLookupError):
             os.kill(random.Random(repr(kill)).choice(found), kill.signal)
             self.done.append(kill)
 
@@ -115,14 +120,14 @@ def second_raylets():
     return sorted(found)
 
 
-def run_with(recipe, *, kills=(), resume=False, engines=SKETCH):
+def run_with(recipe, *, kills=(), resume=False, engines=SKETCH, record=None):
     """The run as `run_train` does it; returns its parts once all steps are done, and the kills that hit somebody."""
     check(recipe)
     folder = open_run_folder(recipe, resume=resume)
     start = newest(folder.checkpoints, recipe) if resume else None
     with log_file(folder.log_dir, "driver"), ExitStack() as stack:
         run = assemble(recipe, folder, [build(config) for config in recipe.tasks], start, stack, engines)
-        run.watch = Monkey(run, kills)
+        run.watch = Monkey(run, kills, record)
         train(run)
         return run, run.watch.done
 
@@ -132,9 +137,10 @@ def outcome(run_dir):
     return read(checkpoint.latest(Path(run_dir) / "checkpoints"))
 
 
-def settings(path, recipe, *, kills=(), resume=False, real=False):
-    """File of a run in a process of its own."""
+def settings(path, recipe, *, kills=(), resume=False, real=False, record=None):
+    """File of a run in a process of its own, and the command that runs it."""
     content = {
+        "record": record and str(record),
         "recipe": recipe.model_dump(mode="json"),
         "resume": resume,
         "kills": [asdict(kill) for kill in kills],
@@ -149,7 +155,8 @@ def main(path):
     kills = [Kill(**kill) for kill in given["kills"]]
     recipe = TrainRecipe.model_validate(given["recipe"])
     engines = Engines() if given["real"] else SKETCH
-    run, done = run_with(recipe, kills=kills, resume=given["resume"], engines=engines)
+    record = given["record"] and Path(given["record"])
+    run, done = run_with(recipe, kills=kills, resume=given["resume"], engines=engines, record=record)
     print(json.dumps({"steps": run.step, "kills": [asdict(kill) for kill in done]}))
 
 
