@@ -97,10 +97,18 @@ def _check_same(path: Path, state: RunState, saved: dict[str, Any], recipe: Trai
             "Restore them, or start a new run from its weights with another name and "
             f"--set model.path={path / 'model'}"
         )
-    if saved["world_size"] != recipe.learner.engine.num_ranks:
-        raise ValueError(
-            f"{path} was saved by {saved['world_size']} learner ranks and learner.engine.num_ranks is "
-            f"{recipe.learner.engine.num_ranks}: optimizer state belongs to a number of ranks; resume with the same"
+    engine = recipe.learner.engine
+    for name in ("zero_stage", "dtype"):
+        if saved.get(name, getattr(engine, name)) != getattr(engine, name):
+            raise ValueError(
+                f"{path} was saved with learner.engine.{name} {saved[name]} and it is {getattr(engine, name)} now: "
+                "optimizer state belongs to it; restore it, or start a new run from its weights with another name and "
+                f"--set model.path={path / 'model'}"
+            )
+    if saved["world_size"] != engine.num_ranks:
+        logger.warning(
+            "%s was saved by %d learner ranks, this run has %d: the state is the same, sums over ranks round otherwise",
+            *(path, saved["world_size"], engine.num_ranks),
         )
 
 

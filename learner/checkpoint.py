@@ -1,11 +1,11 @@
 """Checkpoints that are either whole or absent.
 
     step_000100/model/       published layout with its tokenizer: what `--model` reads (a LoRA run: the adapter)
-    step_000100/optimizer/   DeepSpeed's state, tied to the number of ranks that wrote it
+    step_000100/optimizer/   DeepSpeed's state, in shards of the ranks that wrote it
     step_000100/state.json   counters of the run, size and SHA-256 of every file, and a checksum of its own
 
 Everything is written under a temporary name in the same folder, synced, and renamed: a folder with its final name is
-complete. All ranks must see one file system. Moving state to another number of ranks is left out.
+complete. All ranks must see one file system. `learner.reshard` moves state to another number of ranks.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ from models import Denoiser, save, token_logprobs
 from models.packing import Span
 
 T = TypeVar("T")
-_TAG = "state"
+TAG = "state"
+"""DeepSpeed's name of the one state that a checkpoint holds."""
 
 
 def prepare_process(*, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
@@ -90,7 +91,9 @@ class LearnerEngine:
         rank: int = 0,
         world_size: int = 1,
         reference: Denoiser | None = None,
+        reads_whole_state: bool = False,
     ) -> None:
+        """`reads_whole_state`: `load_state` gets what `learner.reshard` put together of any number of ranks."""
         self.denoiser = denoiser
         self.rank = rank
         self.world_size = world_size
@@ -109,6 +112,7 @@ class LearnerEngine:
             )
         denoiser.train()
         self._optimizer = adamw(denoiser, config.optimizer, clips=config.engine.zero_stage == 0)
+        self._reads_whole_state = reads_whole_state
         self._engine = self._wrap(_Root(denoiser))
         denoiser.stack.is_partitioned = config.engine.zero_stage == 3
         denoiser.stack.recompute = self._recomputes()
@@ -139,7 +143,7 @@ class LearnerEngine:
             self.backward(self._empty_loss)
         self.align()
         rate = learning_rate(self._config.optimizer, step=self.num_updates, total_steps=self._total_steps)
-        for group in self._engine.optimizer.param_groups:
+        for group in self._groups:
             group["lr"] = rate
         self._engine.step()
         self._has_gradients = False
@@ -214,16 +218,28 @@ class LearnerEngine:
         client_state = {"num_updates": self.num_updates}
         with _no_prints():
             self._engine.save_checkpoint(
-                str(folder), tag=_TAG, client_state=client_state, exclude_frozen_parameters=True
+                str(folder), tag=TAG, client_state=client_state, exclude_frozen_parameters=True
             )
 
     def load_state(self, folder: Path) -> None:
-        """Restores what `save_state` wrote on the same number of ranks."""
+        """Restores what `save_state` wrote on the same number of ranks, or what was put together of another."""
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
         with _no_prints():
-            path, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if path is None:
             raise ValueError(f"{folder} holds no optimizer state; it needs the files that save_state wrote")
         self.num_updates = client_state["num_updates"]
+        if self._reads_whole_state:
+            # DeepSpeed gives every group the settings of the first, and with ZeRO-3 all of them one count of steps.
+            for group, settings in zip(self._groups, groups, strict=True):
+                group.update(settings)
+            for state in self._optimizer.state.values():
+                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).clone()
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
+        return groups
 
     # ---- inside
 
@@ -238,9 +254,9 @@ class LearnerEngine:
                 timeout=datetime.timedelta(seconds=self._config.engine.timeout_s),
                 verbose=False,
             )
-            engine, *_ = deepspeed.initialize(
-                model=root, optimizer=self._optimizer, config=deepspeed_config(self._config, self._device.type)
-            )
+            settings = deepspeed_config(self._config, self._device.type)
+            settings |= {"checkpoint": {"load_universal": True}} if self._reads_whole_state else {}
+            engine, *_ = deepspeed.initialize(model=root, optimizer=self._optimizer, config=settings)
         return engine
 
     def _recomputes(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,23 +67,30 @@ class LearnerRank:
         """Loads the model and builds DeepSpeed around it (collective)."""
         import torch
 
-        from learner.engine import LearnerEngine, prepare_process
+        from learner.engine import prepare_process
 
         torch.set_num_threads(self._learner.engine.threads_per_rank)
         prepare_process(rank=self._rank, world_size=self._world_size, master_addr=master_addr, master_port=master_port)
+        self._started = self._build()
+        return self._started.describe()
+
+    def _build(self, *, reads_whole_state: bool = False) -> LearnerEngine:
+        import torch
+
+        from learner.engine import LearnerEngine
+
         torch.manual_seed(self._seed)
         denoiser = self._load_model()
-        trains_lora = self._model.lora is not None
-        needs_reference = self._learner.objective.needs_reference and not trains_lora
-        self._started = LearnerEngine(
+        needs_reference = self._learner.objective.needs_reference and self._model.lora is None
+        return LearnerEngine(
             denoiser,
             self._learner,
             total_steps=self._total_steps,
             rank=self._rank,
             world_size=self._world_size,
             reference=self._load_model() if needs_reference else None,
+            reads_whole_state=reads_whole_state,
         )
-        return self._started.describe()
 
     def update(self, samples: Sequence[Sample], stats: BatchStats) -> dict[str, float]:
         """One policy update from this rank's share of the samples (collective)."""
@@ -179,18 +187,33 @@ class LearnerRank:
         engine.barrier()
 
     def load(self, path: str) -> dict[str, Any]:
-        """Restores a checkpoint of the same number of ranks; returns the run's counters (collective)."""
+        """Restores a checkpoint, also of another number of ranks; returns the run's counters (collective)."""
         state = checkpoint.read_state(Path(path))
-        engine = self._engine
-        for name in ("world_size", "zero_stage", "dtype"):
-            here = engine.describe()[name]
-            if state[name] != here:
+        here = self._engine.describe()
+        for name in ("zero_stage", "dtype"):
+            if state[name] != here[name]:
                 raise checkpoint.CheckpointError(
-                    f"{path} was saved with {name} = {state[name]}, this run has {here}: "
+                    f"{path} was saved with {name} = {state[name]}, this run has {here[name]}: "
                     "resume with the same learner.engine settings, or start a new run from its model/ folder"
                 )
-        engine.load_state(Path(path) / "optimizer")
+        # Without ZeRO every rank has the whole state.
+        if state["world_size"] == self._world_size or state["zero_stage"] == 0:
+            self._engine.load_state(Path(path) / "optimizer")
+        else:
+            self._load_of_others(Path(path))
         return state
+
+    def _load_of_others(self, path: Path) -> None:
+        """Restores what another number of ranks saved: rank 0 puts it together, an engine made for that reads it."""
+        from learner.engine import TAG
+        from learner.reshard import whole_folder, whole_state
+
+        self._started = None  # before the next one is there, or two models and optimizers would be
+        self._started = self._build(reads_whole_state=True)
+        with whole_state(path, tag=TAG) if self._rank == 0 else nullcontext():
+            self._engine.barrier()
+            self._engine.load_state(whole_folder(path))
+            self._engine.barrier()
 
     @property
     def _engine(self) -> LearnerEngine:

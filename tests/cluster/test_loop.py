@@ -58,7 +58,7 @@ def test_stopwatch_adds_up_stages_and_starts_anew_each_lap():
     assert set(watch.lap()) == {"step"}
 
 
-def save(folder, step, recipe=RECIPE, num_ranks=1):
+def save(folder, step, recipe=RECIPE, num_ranks=1, **engine):
     state = RunState(
         step=step,
         cursor=CursorState(frontier=7, done_above=(9,)),
@@ -69,7 +69,7 @@ def save(folder, step, recipe=RECIPE, num_ranks=1):
     )
     path = checkpoint.step_folder(folder, step)
     checkpoint.start(path)
-    checkpoint.finish(path, {"run": state.model_dump(mode="json"), "world_size": num_ranks})
+    checkpoint.finish(path, {"run": state.model_dump(mode="json"), "world_size": num_ranks, **engine})
     return state
 
 
@@ -93,9 +93,15 @@ def test_a_checkpoint_of_another_prompt_order_is_refused_by_name(tmp_path):
     assert newest(tmp_path, RECIPE.model_copy(update={"steps": 999})) is not None
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path):
-    save(tmp_path, 3, num_ranks=2)
-    with pytest.raises(ValueError, match=r"saved by 2 learner ranks and learner\.engine\.num_ranks is 1"):
+def test_a_checkpoint_of_another_number_of_ranks_is_taken_with_a_word(tmp_path, caplog):
+    state = save(tmp_path, 3, num_ranks=2)
+    assert newest(tmp_path, RECIPE) == (tmp_path / "step_000003", state)
+    assert "saved by 2 learner ranks, this run has 1" in caplog.text
+
+
+def test_a_checkpoint_of_another_stage_or_precision_is_refused(tmp_path):
+    save(tmp_path, 3, zero_stage=3, dtype="float32")
+    with pytest.raises(ValueError, match=r"learner\.engine\.zero_stage 3 and it is 1 now(.|\n)*--set model\.path="):
         newest(tmp_path, RECIPE)
 
 

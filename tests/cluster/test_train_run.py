@@ -157,3 +157,21 @@ def test_the_same_run_on_ray_gives_the_same_curve(folder, straight, local_ray):
     assert logs == {f"{process}{suffix}" for process in processes for suffix in (".log", ".spans.jsonl")}
     trace = json.loads((summary.run_dir / "trace.json").read_text())["traceEvents"]
     assert [event["args"]["name"] for event in trace if event["name"] == "process_name"] == sorted(processes)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_learner_ranks(folder, straight, local_ray):
+    def of(num_ranks, steps):
+        engine = {"micro_batch_tokens": 128, "cpus_per_rank": 0.5, "num_ranks": num_ranks}
+        learner = {"optimizer": {"lr": 1e-2}, "engine": engine}
+        return recipe(folder, folder / "ranks", steps=steps, learner=learner, cluster={"mode": "ray"})
+
+    run_train(of(1, 2))
+    run_train(of(2, 3), resume=True)
+    last = run_train(of(1, 4), resume=True)
+    assert {step: values[0] for step, values in curve(last).items()} == {
+        step: values[0] for step, values in curve(straight).items()
+    }
+    for step, values in curve(straight).items():
+        assert curve(last)[step] == pytest.approx(values, rel=1e-2), step

@@ -27,14 +27,20 @@ CASES = {
     "zero3 lora": ({"zero_stage": 3}, LORA),
     "zero3 recomputed": ({"zero_stage": 3, "activation_checkpointing": True}, None),
 }
+RESUMED = {
+    **{name: CASES[name] for name in ("zero2", "zero3", "zero3 lora")},
+    "zero0": ({"zero_stage": 0}, None),
+    "zero1 bfloat16": ({"zero_stage": 1, "dtype": "bfloat16"}, None),
+}
+"""What is saved by one number of ranks and read by another."""
 ADVANTAGES = (0.5, -1.0, 0.0, 1.5, -0.25, 1.0)
 
 
-def config(**engine):
+def config(*, weight_decay=0.0, **engine):
     """Few tokens a micro-batch, so that there are several; an eps that keeps Adam from amplifying rounding."""
     return LearnerConfig(
         objective=ObjectiveConfig(kl_coef=0.1),
-        optimizer=OptimizerConfig(lr=1e-2, eps=1e-3, max_grad_norm=0.5),
+        optimizer=OptimizerConfig(lr=1e-2, eps=1e-3, max_grad_norm=0.5, weight_decay=weight_decay),
         engine=EngineConfig(micro_batch_tokens=40, **engine),
     )
 
@@ -57,11 +63,13 @@ def samples():
 class Ranks:
     """One rank of a case, and what it does."""
 
-    def __init__(self, rank, world_size, port, model, case):
-        engine, lora = CASES[case]
+    def __init__(self, rank, world_size, port, model, case, **optimizer):
+        engine, lora = (CASES | RESUMED)[case]
         model = ModelConfig(path=str(model), lora=lora)
         self.rank, self.world_size = rank, world_size
-        self.worker = LearnerRank(model, config(**engine), rank=rank, world_size=world_size, total_steps=10, seed=0)
+        self.worker = LearnerRank(
+            model, config(**engine, **optimizer), rank=rank, world_size=world_size, total_steps=10, seed=0
+        )
         self.worker.start("127.0.0.1", port)
 
     def supervised(self):
@@ -118,8 +126,28 @@ def results(rank, world_size, port, model, case, folder):
     return {"metrics": metrics, "weights": weights, "restored": restored.supervised() == third}
 
 
+def saved(rank, world_size, port, model, case, folder):
+    """Weights after two updates, when they are saved; metrics and weights of a third. Only matrices decay."""
+    ranks = Ranks(rank, world_size, port, model, case, weight_decay=0.1)
+    ranks.supervised(), ranks.policy()
+    weights = ranks.weights()
+    ranks.worker.save(str(Path(folder) / f"{case} of {world_size}"))
+    return {"weights": weights, "third": ranks.supervised(), "after": ranks.weights()}
+
+
+def resumed(rank, world_size, port, model, case, folder, saved_by):
+    """The same of what another number of ranks has saved, without the first two updates."""
+    ranks = Ranks(rank, world_size, port, model, case, weight_decay=0.1)
+    ranks.worker.load(str(Path(folder) / f"{case} of {saved_by}"))
+    weights = ranks.weights()
+    return {"weights": weights, "third": ranks.supervised(), "after": ranks.weights()}
+
+
 def main(rank, world_size, port, model, folder):
-    found = {case: results(rank, world_size, port, model, case, folder) for case in CASES}
+    place = (rank, world_size, port, model)
+    found = {case: results(*place, case, folder) for case in CASES}
+    found["saved"] = {case: saved(*place, case, folder) for case in RESUMED}
+    found["resumed"] = {case: resumed(*place, case, folder, saved_by=1) for case in RESUMED}
     torch.save(found, Path(folder) / f"{rank}.pt")
     # The ranks leave together and without the interpreter's own end: threads of gloo that are still there when the
     # library's objects are torn down abort a process whose work is done.

@@ -15,7 +15,7 @@ from learner.plan import micro_batches
 from learner.worker import free_port
 from models import token_logprobs
 from models.packing import Span
-from tests.learner.ranks import CASES, LORA, canvases, config, results
+from tests.learner.ranks import CASES, LORA, RESUMED, canvases, config, results, resumed, saved
 from tests.learner.small_models import CONFIGS, small_denoiser
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +35,21 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory, model):
+def shared(tmp_path_factory):
+    """Folder of what one number of ranks saves and another reads."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def of_one_rank(model, port, shared):
+    """What this process saves, and how it goes on."""
+    return {case: saved(0, 1, port, model, case, shared) for case in RESUMED}
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(of_one_rank, shared, model):
     """Results of both of two processes, all cases in one launch."""
-    folder, port = tmp_path_factory.mktemp("ranks"), str(free_port())
+    folder, port = shared, str(free_port())
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.learner.ranks", str(rank), "2", port, str(model), str(folder)],
@@ -49,7 +61,7 @@ def of_two_ranks(tmp_path_factory, model):
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in ranks]
+        outputs = [process.communicate(timeout=500)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
@@ -75,6 +87,31 @@ def test_two_ranks_equal_one_rank(case, of_two_ranks, model, port, tmp_path):
     assert first["restored"]
     assert second["restored"]
     assert expected["restored"]
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_checkpoint_is_read_by_another_number_of_ranks(case, of_one_rank, of_two_ranks, shared, model, port):
+    by_two = of_two_ranks[0]
+    pairs = [
+        (of_one_rank[case], by_two["resumed"][case]),
+        (by_two["saved"][case], resumed(0, 1, port, model, case, shared, saved_by=2)),
+    ]
+    # The state is the saved one; the next step adds its gradients up in another order (bfloat16: 8 bits a number).
+    rough, apart = (2e-2, 2**-7) if "bfloat16" in case else (1e-4, 1e-5)
+    for straight, other in pairs:
+        assert other["weights"].keys() == straight["weights"].keys()
+        for name, value in straight["weights"].items():
+            np.testing.assert_array_equal(other["weights"][name], value, err_msg=name)
+        assert other["third"] == pytest.approx(straight["third"], rel=rough)
+        for name, value in straight["after"].items():
+            found = as_float(other["after"][name])
+            np.testing.assert_allclose(found, as_float(value), atol=apart, rtol=apart, err_msg=name)
+    assert not list(shared.glob("*.partial"))
+
+
+def as_float(array):
+    """Numbers of an array that may be bfloat16 as integers."""
+    return torch.from_numpy(array).view(torch.bfloat16).float().numpy() if array.dtype == np.uint16 else array
 
 
 def build(learner, *, lora=False):
