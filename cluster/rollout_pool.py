@@ -70,8 +70,14 @@ class RolloutPool(WorkerPool[Ask, Answers]):
         place = placement or Placement()
 
         def spec(index: int, bundle: Place | None) -> ActorSpec:
-            resources = {"num_cpus": rollout.cpus_per_worker, "num_gpus": rollout.gpus_per_worker}
-            return ActorSpec(f"rollout-{index}", worker, (model, rollout), bundle=bundle, **resources)
+            return ActorSpec(
+                f"rollout-{index}",
+                worker,
+                (model, rollout),
+                num_cpus=rollout.cpus_per_worker,
+                num_gpus=rollout.gpus_per_worker,
+                bundle=bundle,
+            )
 
         super().__init__(
             [spec(index, place.bundle("rollout", index)) for index in range(rollout.num_workers)],
