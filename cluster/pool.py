@@ -204,10 +204,13 @@ class WorkerPool(ABC, Generic[Item, Result]):
     # ---- inside
 
     def _settle(self, *, with_new: bool) -> None:
-        """Waits until at least one worker is ready and no idle one prepares, new processes only `with_new`."""
+        """Waits until at least one worker is ready and no idle one prepares, new processes only `with_new`.
+
+        For a stranded one it does not wait, unless it is the last.
+        """
         self._require_a_worker()
         while self.num_ready == 0 or any(
-            m.preparation and m.call is None and (with_new or not m.is_new) for m in self._members
+            m.preparation and m.call is None and not m.is_stranded and (with_new or not m.is_new) for m in self._members
         ):
             wait(self.futures(), timeout_s=POLL_S)
             self._ended = self.collect()
@@ -220,12 +223,12 @@ class WorkerPool(ABC, Generic[Item, Result]):
 
     def _check_preparation(self, member: Member[Item]) -> None:
         """Ready or failed, now that the last call has answered; it does so only after the ones before it."""
-        self.num_ended += 1
         answers = [future.outcome() for future in member.preparation]
         member.preparation = []
         if member.is_stranded:
             self._found_a_place(member, answers[-1])
             return
+        self.num_ended += 1
         failure = next((answer for answer in answers if isinstance(answer, CallFailure)), None)
         if failure is None and (wrong := self._wrong_with(member.handle, answers)):
             failure = CallFailure("raised", member.handle.name, "prepare", wrong)

@@ -17,10 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,43 +64,55 @@ def plan(rng, steps, num_kills, victims=VICTIMS):
     return sorted(kills, key=lambda kill: (kill.step, STAGES.index(kill.stage)))
 
 
-def disturbed(recipe, kills, folder):
-    """Starts and resumes one run until it has done all steps; how many kills hit somebody by victim, and attempts."""
+def disturbed(recipe, kills, folder, look=lambda: None):
+    """Starts and resumes one run until it has done all steps; how many kills hit somebody by victim, and attempts.
+
+    `look` is called every now and then.
+    """
     record, left = folder / "kills.jsonl", list(kills)
     record.write_text("")
     for attempt in range(MAX_ATTEMPTS):
         command = settings(folder / "settings.json", recipe, kills=left, resume=attempt > 0, record=record)
-        ended = subprocess.run(command, timeout=RUN_DEADLINE_S, check=False, capture_output=True, text=True)
+        status, said = in_a_process(command, folder / "driver.out", look)
         done = [Kill(**json.loads(line)) for line in record.read_text().splitlines()]
-        if ended.returncode == 0:
+        if status == 0:
             return Counter(kill.victim for kill in done), attempt + 1
-        if ended.returncode != -signal.SIGKILL:
-            raise RuntimeError(
-                f"the driver ended with {ended.returncode}:\n{ended.stdout[-4000:]}{ended.stderr[-4000:]}"
-            )
+        if status != -signal.SIGKILL:
+            raise RuntimeError(f"the driver ended with {status}:\n{said[-8000:]}")
         left = [kill for kill in left if kill not in done]
     raise RuntimeError(f"the run was not done after {MAX_ATTEMPTS} attempts")
 
 
-@contextmanager
-def kept_whole(cluster, node, rng):
-    """In the body another raylet joins a while after the second one has died."""
-    ended = threading.Event()
+def in_a_process(command, output, look):
+    """Exit status and output of a command."""
+    until = time.monotonic() + RUN_DEADLINE_S
+    with output.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if time.monotonic() > until:
+                process.kill()
+                raise RuntimeError(f"the driver was not done within {RUN_DEADLINE_S} s:\n{output.read_text()[-8000:]}")
+            look()
+            time.sleep(0.5)
+    return process.returncode, output.read_text()
 
-    def look(second):
-        while not ended.wait(0.5):
-            if any(kind == "raylet" for kind, _ in second.dead_processes()):
-                cluster.remove_node(second, allow_graceful=False)
-                ended.wait(rng.uniform(0.0, 15.0))
-                second = add_node(cluster, **NODE)
 
-    keeper = threading.Thread(target=look, args=[node], daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        keeper.join(timeout=60)
+class Keeper:
+    """Has another raylet join a while after the second one has died; Ray wants that done in the main thread."""
+
+    def __init__(self, cluster, second, rng):
+        self._cluster, self._second, self._rng = cluster, second, rng
+        self._due = None
+        self.num_joined = 0
+
+    def look(self):
+        if self._due is None:
+            if any(kind == "raylet" for kind, _ in self._second.dead_processes()):
+                self._cluster.remove_node(self._second, allow_graceful=False)
+                self._due = time.monotonic() + self._rng.uniform(0.0, 15.0)
+        elif time.monotonic() > self._due:
+            self._second, self._due = add_node(self._cluster, **NODE), None
+            self.num_joined += 1
 
 
 def main():
@@ -118,7 +128,8 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="unmask-chaos-"))
     denoiser = models.create(models.TINY_CONFIG | SMALL_MODEL, tokenizer=models.character_tokenizer(), seed=7)
     models.save(denoiser, folder / "model")
-    with raylets(NODE, NODE) as (cluster, (_, second)), kept_whole(cluster, second, random.Random(given.seed)):
+    with raylets(NODE, NODE) as (cluster, (_, second)):
+        look = Keeper(cluster, second, random.Random(given.seed)).look
         address = ray.get_runtime_context().gcs_address
 
         def recipe(runs):
@@ -131,11 +142,11 @@ def main():
             number += 1
             try:
                 kills = plan(rng, given.steps, given.per_run, given.only or VICTIMS)
-                of_run, attempts = disturbed(recipe(f"run-{number}"), kills, folder)
+                of_run, attempts = disturbed(recipe(f"run-{number}"), kills, folder, look)
                 found_weights, found_ledger = outcome(folder / f"run-{number}" / "chaos")
                 is_same = found_ledger == ledger and np.array_equal(found_weights, weights)
                 said = "same weights and ledger" if is_same else "DIFFERS"
-            except (RuntimeError, subprocess.TimeoutExpired) as error:
+            except RuntimeError as error:
                 of_run, attempts, is_same, said = Counter(), 0, False, f"BROKE OFF: {error}"
             hit += of_run
             bad += not is_same

@@ -4,28 +4,23 @@
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
 
-from benchmarks.sketch import SketchRank, SketchWorker
 from cluster.actors import Launcher
 from cluster.bundles import Need
 from cluster.calls import ActorSpec
 from cluster.config import TrainRecipe
 from cluster.placement import reserve
-from cluster.stop_signal import StopRequested
 from cluster.tracking import read_metrics
-from cluster.train_run import Engines, run_train
-from tests.chaos.monkey import outcome
+from cluster.train_run import run_train
+from tests.chaos.monkey import outcome, settings
 
 WAIT_S = 180
 LINK = "to-other"
@@ -106,20 +101,24 @@ def vanish(folder):
 
 
 def elastic(folder):
-    """A run of engines that sleep, told to stop after a node was added, taken away and added again."""
+    """A run of engines without a model, told to stop after a node was added, taken away and added again."""
+    recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
+    run_dir, seen = Path(recipe.runs_dir) / recipe.name, []
     with raylets({"num_cpus": 3}) as (cluster, _):
-        recipe = TrainRecipe.model_validate(json.loads((folder / "recipe.json").read_text()))
-        ready, seen = "pool/ready", []
+        joined = recipe.cluster.model_copy(update={"address": cluster.address})
+        command = settings(folder / "settings.json", recipe.model_copy(update={"cluster": joined}))
+        with (folder / "driver.out").open("w") as output:
+            driver = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
         def wait_for(num_ready):
             until = time.monotonic() + WAIT_S
-            while not (rows := steps_of(recipe)) or rows[-1][ready] != num_ready:
-                if time.monotonic() > until:
-                    break
-                time.sleep(0.1)
-            seen.append(rows[-1][ready] if rows else None)
+            while not (rows := steps_of(run_dir)) or rows[-1]["pool/ready"] != num_ready:
+                if time.monotonic() > until or driver.poll() is not None:
+                    raise RuntimeError((folder / "driver.out").read_text()[-4000:] + f"{rows[-1:]}, {seen}")
+                time.sleep(0.2)
+            seen.append(num_ready)
 
-        def come_and_go():
+        try:
             wait_for(1)
             second = add_node(cluster, num_cpus=1)
             wait_for(2)
@@ -127,35 +126,32 @@ def elastic(folder):
             wait_for(1)
             add_node(cluster, num_cpus=1)
             wait_for(2)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        watched = threading.Thread(target=come_and_go, daemon=True)
-        watched.start()
-        engines = Engines(worker=partial(SketchWorker, answer_s=0.01), rank=SketchRank)
-        with suppress(StopRequested):
-            run_train(recipe, engines=engines)
-        watched.join(timeout=WAIT_S)
-        rows = steps_of(recipe)
-        run_dir = Path(recipe.runs_dir) / recipe.name
-        _, ledger = outcome(run_dir)
-        spans = (run_dir / "logs" / "latest" / "rollout-1.spans.jsonl").read_text()
-        return {
-            "ready": seen,
-            "steps": len(rows),
-            "trained": rows[-1]["prompts/trained"],
-            "failed": rows[-1]["prompts/failed"],
-            "joined": rows[-1]["pool/joined"],
-            "staleness": max(row["staleness/max"] for row in rows),
-            "num_trained": len(ledger),
-            "num_distinct": len({tuple(entry) for entry in ledger}),
-            "calls_of_the_second": spans.count('"generate"'),
-        }
+            driver.terminate()
+            status = driver.wait(timeout=WAIT_S)
+        finally:
+            driver.kill()
+    rows = steps_of(run_dir)
+    _, ledger = outcome(run_dir)
+    spans = (run_dir / "logs" / "latest" / "rollout-1.spans.jsonl").read_text()
+    return {
+        "status": status,
+        "ready": seen,
+        "steps": len(rows),
+        "trained": rows[-1]["prompts/trained"],
+        "failed": rows[-1]["prompts/failed"],
+        "joined": rows[-1]["pool/joined"],
+        "staleness": max(row["staleness/max"] for row in rows),
+        "num_trained": len(ledger),
+        "num_distinct": len({tuple(entry) for entry in ledger}),
+        "calls_of_the_second": spans.count('"generate"'),
+    }
 
 
-def steps_of(recipe):
+def steps_of(run_dir):
     """Rows of the steps done so far."""
-    metrics = Path(recipe.runs_dir) / recipe.name
-    return [row for row in read_metrics(metrics) if "prompts/trained" in row] if metrics.is_dir() else []
+    if not (run_dir / "metrics.jsonl").is_file():
+        return []
+    return [row for row in read_metrics(run_dir) if "prompts/trained" in row]
 
 
 def train_and_lose(folder, lose):

@@ -181,6 +181,13 @@ def test_a_worker_without_a_machine_waits_for_one_while_the_others_work(monkeypa
     assert pool.num_ready == 1
     assert "square-1 waits for a machine" in "\n".join(pool.describe())
     assert pool.num_restarts == 0
+    pool._place_timeout_s, num_ended = 0.0, pool.num_ended
+    for _ in range(3):
+        time.sleep(0.02)
+        pool.collect()
+    # The wait may be as long as it likes and is no sign of life, while another one works.
+    assert pool.num_ended == num_ended
+    assert pool._members[1].is_stranded
     room[1] = True
     time.sleep(0.02)
     assert finish(pool, [6], [7]) == [36, 49]

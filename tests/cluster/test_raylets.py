@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.stop_signal import STATUS
 from tests.cluster.raylets import LINK
 
 pytestmark = pytest.mark.ray
@@ -89,6 +90,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_costs_nothing_but_time(tm
     write_recipe(tmp_path, small_model, steps=100_000, **elastic)
     found = run("elastic", tmp_path)
     assert found["ready"] == [1, 2, 1, 2]
+    assert found["status"] == STATUS
     assert found["joined"] == 1
     # A synchronous run: the newcomer has answered with the newest weights only.
     assert found["staleness"] == 0
