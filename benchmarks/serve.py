@@ -157,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="of the engine's matrix products")
     given = parser.parse_args(arguments)
     from benchmarks.timing import machine
+    from cluster.idle_threads import let_idle_threads_sleep
 
+    let_idle_threads_sleep()
     place = "Ray Serve, one engine" if given.ray else "one process"
     print(f"{machine()}\n{place}, {given.requests} requests, {given.threads} threads\n")
     print("| clients | requests/s | tokens/s | times one client | p50 ms | p95 ms | p99 ms | refused |")

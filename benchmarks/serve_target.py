@@ -29,7 +29,7 @@ def alone(denoiser: models.Denoiser, requests: Sequence[Mapping[str, Any]], clie
     waiting = iter(requests)
     under_way = 0
     while True:
-        for body in waiting:
+        while under_way < clients and (body := next(waiting, None)) is not None:
             tokens = models.encode_prompt(denoiser, body["prompt"])
             request = Request(
                 tokens,
@@ -39,8 +39,6 @@ def alone(denoiser: models.Denoiser, requests: Sequence[Mapping[str, Any]], clie
             )
             engine.submit(request, Decoding(body["sampler"], block_length=body.get("block_length")))
             under_way += 1
-            if under_way == clients:
-                break
         if not under_way:
             return time.perf_counter() - began
         under_way -= sum(isinstance(event, Finished) for event in engine.step())

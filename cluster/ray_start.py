@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import ray
 
 from cluster.config import ClusterConfig
+from cluster.idle_threads import let_idle_threads_sleep
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def _connect(config: ClusterConfig) -> None:
     starts_own = address == "local"
     if starts_own:
         _use_private_token()
-        _let_idle_threads_sleep()
+        let_idle_threads_sleep()
     try:
         ray.init(
             address=address,
@@ -78,9 +79,3 @@ def _use_private_token() -> None:
     """A token in the environment, so that Ray writes none; one for the whole process, because Ray keeps the first."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _let_idle_threads_sleep() -> None:
-    """Arithmetic threads of the actors give way while they wait for each other: actors share this machine's cores with
-    whatever else runs, and threads that spin at a barrier then cost several times the work itself."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

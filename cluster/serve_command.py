@@ -50,6 +50,7 @@ def serve(  # noqa: PLR0913 - an argument an option
     max_batch_rows: Annotated[int, typer.Option("--max-batch-rows", min=1, help="Sequences an engine denoises.")] = 64,
     max_batch_tokens: Annotated[int, typer.Option("--max-batch-tokens", min=1, help="Their canvas tokens.")] = 16384,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of one answer.")] = 1024,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of an engine's products on a CPU.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
     cors_origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="Web origin that may call; may be repeated.")
@@ -57,6 +58,9 @@ def serve(  # noqa: PLR0913 - an argument an option
     local: Annotated[bool, typer.Option("--local", help="One engine in this process, without Ray.")] = False,
 ) -> None:
     """Serve models over HTTP: OpenAI's interface, rollouts with their whole history, infill."""
+    from cluster.idle_threads import let_idle_threads_sleep
+
+    let_idle_threads_sleep()
     from pydantic import ValidationError
 
     from rollout.serve import ServeConfig
@@ -69,7 +73,12 @@ def serve(  # noqa: PLR0913 - an argument an option
         config = ServeConfig.model_validate(
             {
                 "models": models_of(model, follow),
-                "engine": {"max_batch_rows": max_batch_rows, "max_batch_tokens": max_batch_tokens, "dtype": dtype},
+                "engine": {
+                    "max_batch_rows": max_batch_rows,
+                    "max_batch_tokens": max_batch_tokens,
+                    "threads": threads,
+                    "dtype": dtype,
+                },
                 "service": {"limits": {"max_new_tokens": max_new_tokens}, "cors_origins": cors_origin or []},
                 "min_replicas": min_replicas,
                 "max_replicas": max(min_replicas, max_replicas or min_replicas),

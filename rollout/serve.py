@@ -95,7 +95,12 @@ def application(config: ServeConfig) -> serve.Application:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=config.drain_s,
-        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": config.cpus_per_replica,
+            "num_gpus": config.gpus_per_replica,
+            # Threads that spin at a barrier for one that has no core cost many times the work itself.
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+        },
     )(EngineReplica)
     front = serve.deployment(
         name="front",
