@@ -27,7 +27,7 @@ from rollout.chains import Answer, settle
 from rollout.lane import Committed, Kind, Lane
 from rollout.layout import Layout
 from rollout.records import Trajectory
-from rollout.request import Request
+from rollout.request import FieldError, Request, about
 from samplers.records import StepSampler
 from samplers.sequence_chain import SequenceChain
 
@@ -132,21 +132,24 @@ class LiveEngine:
         return bool(self._active or self._queue)
 
     def check(self, request: Request, decoding: Decoding) -> None:
-        """Raise ValueError if the request cannot be answered; the text says what to change."""
+        """Raise FieldError, a ValueError, if the request cannot be answered; the text says what to change."""
         request.check(max_length=self.max_length, vocab_size=self.denoiser.vocab_size)
-        decoding.cache.check(block_causal=self.denoiser.family.block_causal)
+        with about("cache"):
+            decoding.cache.check(block_causal=self.denoiser.family.block_causal)
         if decoding.block_length is not None and decoding.block_length < 1:
-            raise ValueError(f"block_length is {decoding.block_length}; it must be at least 1, or None")
+            raise FieldError("block_length", f"block_length is {decoding.block_length}; it must be at least 1, or None")
         if request.fixed and self.denoiser.family.block_causal:
-            raise ValueError(
+            raise FieldError(
+                "prompt",
                 "this model attends block by block from left to right, so a hole does not see the text after it; "
-                "infill needs a bidirectional family (LLaDA, Dream)"
+                "infill needs a bidirectional family (LLaDA, Dream)",
             )
-        sampler = self._sampler(decoding)
-        if sampler.probe is not None:
-            layer_set(sampler.probe.layers, self.denoiser.num_layers)
-        if request.fixed and isinstance(sampler, SequenceChain):
-            raise ValueError(f"sampler {sampler.name!r} cuts an answer at its blocks; it cannot fill holes")
+        with about("sampler"):
+            sampler = self._sampler(decoding)
+            if sampler.probe is not None:
+                layer_set(sampler.probe.layers, self.denoiser.num_layers)
+            if request.fixed and isinstance(sampler, SequenceChain):
+                raise ValueError(f"sampler {sampler.name!r} cuts an answer at its blocks; it cannot fill holes")
 
     def submit(self, request: Request, decoding: Decoding, *, listens: bool = False) -> int:
         """Queue a request; its number, under which events speak of it."""

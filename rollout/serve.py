@@ -25,7 +25,8 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from rollout.service.api import Grade, build_app
+from rollout.service.answers import Grade
+from rollout.service.api import build_app
 from rollout.service.config import EngineConfig, ServiceConfig
 from rollout.service.follow import Follower
 from rollout.service.gate import App

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from rollout.service import catalog, jobs, native, sse
+from rollout.service import catalog, jobs
+from rollout.service.answers import Answers, Grade
 from rollout.service.config import ServiceConfig
 from rollout.service.errors import ApiError, invalid_body
 from rollout.service.gate import App, Gate
 from rollout.service.metrics import Metrics
-from rollout.service.openai import Form, Usage
+from rollout.service.native import NativeForm
+from rollout.service.openai import OpenAIForm
 from rollout.service.schemas import ChatBody, CompletionBody, InfillBody, RolloutBody, Sampling
-from rollout.service.work import Accepted, Backend, Done, Job, ModelCard, Refused, Stepped
+from rollout.service.work import Backend, Job, ModelCard
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
 _PAGE_POLICY = (
@@ -66,25 +67,12 @@ def build_app(
     return Gate(api, limits=config.limits, key_digest=key_digest, metrics=metrics)
 
 
-@runtime_checkable
-class Grade(Protocol):
-    """Grades answers of `/v1/rollouts` with a task."""
-
-    def check(self, task: Mapping[str, Any]) -> None:
-        """Raise ValueError for a task that cannot be graded here."""
-        ...
-
-    def __call__(self, task: Mapping[str, Any], text: str) -> Mapping[str, Any]:
-        """Verdict on an answer; called in a thread."""
-        ...
-
-
 class _Routes:
     """The endpoints."""
 
     def __init__(self, backend: Backend, config: ServiceConfig, metrics: Metrics, grade: Grade | None) -> None:
-        self._backend, self._config, self._metrics, self._grade = backend, config, metrics, grade
-        self._limits = config.limits
+        self._backend, self._limits, self._metrics = backend, config.limits, metrics
+        self._answers = Answers(backend, metrics, grade)
 
     def add_to(self, api: FastAPI) -> None:
         """Register every route."""
@@ -110,28 +98,23 @@ class _Routes:
 
     async def completions(self, body: CompletionBody) -> Response:
         """Complete a prompt, or several."""
-        model, seed = await self._model(body), jobs.seed_of(body)
-        made = jobs.completion_jobs(body, self._limits, model=model, seed=seed)
-        form = Form("text", model, seed, body.logprobs is not None, echo=body.echo)
-        return await self._openai(made, form, body)
+        return await self._openai(body, jobs.completion_jobs(body, self._limits, **await self._named(body)))
 
     async def chat(self, body: ChatBody) -> Response:
         """Answer a chat."""
-        model, seed = await self._model(body), jobs.seed_of(body)
-        made = jobs.chat_job(body, self._limits, model=model, seed=seed)
-        return await self._openai([made], Form("chat", model, seed, body.logprobs), body)
+        return await self._openai(body, [jobs.chat_job(body, self._limits, **await self._named(body))])
 
     async def rollouts(self, body: RolloutBody) -> Response:
         """Samples of one prompt with their step maps, log-probabilities and weights version."""
         if body.task is not None:
-            self._check_task(body.task)
-        job = jobs.rollout_job(body, self._limits, model=await self._model(body), seed=jobs.seed_of(body))
-        return await self._native(job, "rollouts", body.task)
+            self._answers.check_task(body.task)
+        job = jobs.rollout_job(body, self._limits, **await self._named(body))
+        return await self._answers.respond([job], NativeForm(job), stream=body.stream, task=body.task)
 
     async def infill(self, body: InfillBody) -> Response:
         """Fill holes between texts."""
-        job = jobs.infill_job(body, self._limits, model=await self._model(body), seed=jobs.seed_of(body))
-        return await self._native(job, "infills", None)
+        job = jobs.infill_job(body, self._limits, **await self._named(body))
+        return await self._answers.respond([job], NativeForm(job), stream=body.stream)
 
     async def models(self) -> dict[str, Any]:
         """Models that can be asked for, the default one first."""
@@ -166,112 +149,12 @@ class _Routes:
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _PAGE_POLICY}
         return FileResponse(PAGE / "index.html", headers=headers)
 
-    # ---- OpenAI's form
+    async def _openai(self, body: CompletionBody | ChatBody, made: Sequence[Job]) -> Response:
+        return await self._answers.respond(made, OpenAIForm.of(body, made), stream=body.stream)
 
-    async def _openai(self, made: Sequence[Job], form: Form, body: CompletionBody | ChatBody) -> Response:
-        if body.stream:
-            return await self._streamed(self._openai_stream(made, form, body))
-        choices: dict[int, dict[str, Any]] = {}
-        usage, prompts = Usage(), dict[int, str]()
-        async with sse.heard_of(self._backend, made) as numbered:
-            async for number, batch in numbered:
-                for heard in batch:
-                    if isinstance(heard, Refused):
-                        raise ApiError.of(heard)
-                    if isinstance(heard, Accepted):
-                        usage.add_prompt(heard)
-                        prompts[number] = heard.prompt
-                    elif isinstance(heard, Done):
-                        self._count(heard, usage)
-                        index = number * body.n + heard.sample
-                        choices[index] = form.choice(index, heard, prompts[number])
-        _check_complete(len(choices), made)
-        return JSONResponse(form.whole([choices[index] for index in sorted(choices)], usage))
-
-    async def _openai_stream(
-        self, made: Sequence[Job], form: Form, body: CompletionBody | ChatBody
-    ) -> AsyncGenerator[bytes, None]:
-        usage, prompts, options, finished = Usage(), dict[int, str](), body.options_of_stream, 0
-        async with sse.heard_of(self._backend, made) as numbered:
-            async for number, batch in numbered:
-                lines = []
-                for heard in batch:
-                    if isinstance(heard, Refused):
-                        raise ApiError.of(heard)
-                    if isinstance(heard, Accepted):
-                        usage.add_prompt(heard)
-                        prompts[number] = heard.prompt
-                        firsts = [form.first(number * body.n + sample, heard.prompt) for sample in range(body.n)]
-                        lines += [sse.message(first) for first in firsts if first is not None]
-                        continue
-                    index = number * body.n + heard.sample
-                    if isinstance(heard, Done):
-                        self._count(heard, usage)
-                        finished += 1
-                    elif options.include_steps:
-                        lines.append(sse.message(native.stepped(heard, made[number]) | {"index": index}, event="step"))
-                    lines += [sse.message(chunk) for chunk in form.piece(index, heard, prompts[number])]
-                yield b"".join(lines)
-        _check_complete(finished, made)
-        if options.include_usage:
-            yield sse.message(form.usage_chunk(usage))
-        yield sse.DONE
-
-    # ---- our own form
-
-    async def _native(self, job: Job, name: str, task: Mapping[str, Any] | None) -> Response:
-        if job.streams:
-            return await self._streamed(self._native_stream(job, task))
-        found: dict[int, dict[str, Any]] = {}
-        usage = Usage()
-        async with sse.heard_of(self._backend, [job]) as numbered:
-            async for _, batch in numbered:
-                for heard in batch:
-                    if isinstance(heard, Refused):
-                        raise ApiError.of(heard)
-                    if isinstance(heard, Accepted):
-                        usage.add_prompt(heard)
-                    elif isinstance(heard, Done):
-                        self._count(heard, usage)
-                        found[heard.sample] = await self._graded(native.done(heard, job), task)
-        _check_complete(len(found), [job])
-        answers = [found[sample] for sample in sorted(found)]
-        body = {"object": name, "model": job.model, "seed": job.seed, name: answers, "usage": usage.as_json()}
-        return JSONResponse(body)
-
-    async def _native_stream(self, job: Job, task: Mapping[str, Any] | None) -> AsyncGenerator[bytes, None]:
-        finished = 0
-        async with sse.heard_of(self._backend, [job]) as numbered:
-            async for _, batch in numbered:
-                lines = []
-                for heard in batch:
-                    if isinstance(heard, Refused):
-                        raise ApiError.of(heard)
-                    if isinstance(heard, Stepped):
-                        lines.append(sse.message(native.stepped(heard, job), event="step"))
-                    elif isinstance(heard, Done):
-                        self._count(heard, Usage())
-                        finished += 1
-                        answer = await self._graded(native.done(heard, job), task)
-                        lines.append(sse.message(answer, event="done"))
-                yield b"".join(lines)
-        _check_complete(finished, [job])
-        yield sse.DONE
-
-    async def _streamed(self, lines: AsyncGenerator[bytes, None]) -> Response:
-        """A stream, once it has begun well: a refusal before the first event is an answer with its own status."""
-        try:
-            first = await anext(lines)
-        except BaseException:
-            await lines.aclose()
-            raise
-        return StreamingResponse(_with_errors(first, lines), media_type="text/event-stream", headers=sse.HEADERS)
-
-    # ---- what the endpoints share
-
-    async def _model(self, body: Sampling) -> str:
-        """Name of the model asked for; the backend refuses unknown ones."""
-        return body.model or (await self._backend.models())[0].name
+    async def _named(self, body: Sampling) -> dict[str, Any]:
+        """Model and seed asked for, or the defaults; the backend refuses unknown models."""
+        return {"model": body.model or (await self._backend.models())[0].name, "seed": jobs.seed_of(body)}
 
     def _card(self, card: ModelCard) -> dict[str, Any]:
         limits = self._limits
@@ -290,49 +173,6 @@ class _Routes:
             "weights_version": card.weights_version,
             "is_loaded": card.is_loaded,
         }
-
-    def _count(self, done: Done, usage: Usage) -> None:
-        self._metrics.answered(done)
-        usage.add(done)
-
-    def _check_task(self, task: Mapping[str, Any]) -> None:
-        if self._grade is None:
-            raise ApiError(400, "this server grades no answers; leave out task", code="no_grader", param="task")
-        try:
-            self._grade.check(task)
-        except ValueError as error:
-            raise ApiError(400, str(error), code="invalid_value", param="task") from None
-
-    async def _graded(self, answer: dict[str, Any], task: Mapping[str, Any] | None) -> dict[str, Any]:
-        if task is None or self._grade is None:
-            return answer
-        return answer | {"reward": dict(await asyncio.to_thread(self._grade, task, answer["text"]))}
-
-
-async def _with_errors(first: bytes, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """The stream; an error after its beginning is an event, because the status has been sent."""
-    async with _closing(lines):
-        try:
-            yield first
-            async for line in lines:
-                if line:
-                    yield line
-        except ApiError as error:
-            yield sse.message(error.body(), event="error")
-
-
-@asynccontextmanager
-async def _closing(lines: AsyncGenerator[bytes, None]) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await lines.aclose()
-
-
-def _check_complete(found: int, made: Sequence[Job]) -> None:
-    """A backend that ends without its answers has lost them."""
-    if found < sum(job.num_samples for job in made):
-        raise ApiError.of(Refused("lost", "the engine was lost before the answer was finished; send the request again"))
 
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:

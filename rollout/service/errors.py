@@ -15,6 +15,7 @@ from rollout.service.work import Refused
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _STATUS_OF = {
     "invalid": (400, "invalid_value"),
+    "too_long": (400, "context_length_exceeded"),
     "unknown_model": (404, "model_not_found"),
     "overloaded": (503, "engine_overloaded"),
     "timeout": (503, "timeout"),

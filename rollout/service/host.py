@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rollout.cache_policy import CachePolicy
 from rollout.live import Decoding, Event, Finished, LiveEngine
 from rollout.records import Trajectory
-from rollout.request import Request, sequence_seed
+from rollout.request import FieldError, Request, TooLongError, about, sequence_seed
 from rollout.service.assembly import Assembly
 from rollout.service.catalog import check_options
 from rollout.service.config import EngineConfig
@@ -75,6 +75,9 @@ class ModelHost:
             yield [Refused("timeout", f"the answer was not finished within {job.timeout_s:g} s; ask for less")]
         except EngineLostError as error:
             yield [Refused("failed" if isinstance(error, EngineFailedError) else "lost", str(error))]
+        except FieldError as error:
+            field = job.prompt_field if error.field == "prompt" else error.field
+            yield [Refused("too_long" if isinstance(error, TooLongError) else "invalid", str(error), field)]
         except (ValueError, KeyError) as error:
             param = "model" if job.model not in self.sources else None
             yield [Refused("invalid" if param is None else "unknown_model", str(error), param)]
@@ -84,7 +87,8 @@ class ModelHost:
         until = asyncio.get_running_loop().time() + job.timeout_s
         async with asyncio.timeout_at(until):
             served = await self.served(job.model)
-        requests, accepted = _requests(served.denoiser, job)
+        with about("prompt"):
+            requests, accepted = _requests(served.denoiser, job)
         waiting = served.loop.engine.num_waiting
         if waiting >= self._config.max_waiting:
             yield [Refused("overloaded", f"{waiting} sequences wait for a place in the engine; try again later")]
@@ -360,7 +364,8 @@ def _holes(denoiser: Denoiser, segments: Sequence[str | int]) -> tuple[list[int]
 
 
 def _decoding(job: Job) -> Decoding:
-    check_options(job.sampler, job.options)
+    with about("sampler"):
+        check_options(job.sampler, job.options)
     return Decoding(job.sampler, job.options, job.block_length, CachePolicy(job.cache))
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from rollout.service.api import Grade, build_app
+from rollout.service.answers import Grade
+from rollout.service.api import build_app
 from rollout.service.config import EngineConfig, ServiceConfig
 from rollout.service.follow import Follower
 from rollout.service.gate import App

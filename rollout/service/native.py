@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rollout.service.work import Done, Job, Stepped
+from rollout.service import sse
+from rollout.service.usage import Usage
+from rollout.service.work import Accepted, Done, Job, Stepped
+
+
+@dataclass(frozen=True)
+class NativeForm:
+    """How our own endpoints write the one job of a request (`rollout.service.answers.Form`)."""
+
+    job: Job
+
+    def accepted(self, number: int, heard: Accepted) -> list[bytes]:
+        """Nothing."""
+        return []
+
+    def stepped(self, number: int, heard: Stepped) -> list[bytes]:
+        """The commits of a step."""
+        return [sse.message(stepped(heard, self.job), event="step")]
+
+    def done(self, number: int, heard: Done, extra: Mapping[str, Any]) -> list[bytes]:
+        """The whole sample."""
+        return [sse.message(self.choice(number, heard, extra), event="done")]
+
+    def end(self, usage: Usage) -> list[bytes]:
+        """Nothing."""
+        return []
+
+    def choice(self, number: int, heard: Done, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole sample."""
+        return done(heard, self.job) | dict(extra)
+
+    def whole(self, choices: Sequence[Mapping[str, Any]], usage: Usage) -> dict[str, Any]:
+        """All samples."""
+        name = "rollouts" if self.job.segments is None else "infills"
+        head = {"object": name, "model": self.job.model, "seed": self.job.seed}
+        return {**head, name: [*choices], "usage": usage.as_json()}
 
 
 def stepped(heard: Stepped, job: Job) -> dict[str, Any]:

@@ -41,6 +41,13 @@ class Job:
     """Whether each step is told."""
     timeout_s: float = 600.0
 
+    @property
+    def prompt_field(self) -> str:
+        """Name of the field that holds what the model reads."""
+        if self.messages is not None:
+            return "messages"
+        return "prompt" if self.segments is None else "segments"
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -97,7 +104,7 @@ class Done:
 class Refused:
     """The job is not, or no longer, answered. A value, because exceptions lose their type between processes."""
 
-    kind: Literal["invalid", "unknown_model", "overloaded", "timeout", "lost", "failed"]
+    kind: Literal["invalid", "too_long", "unknown_model", "overloaded", "timeout", "lost", "failed"]
     why: str
     param: str | None = None
 

@@ -1,5 +1,6 @@
 """Requests that come and go: each gets the answer it would get alone, hears of its commits, and leaves when told."""
 
+import pickle
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ import samplers
 from rollout.cache_policy import CachePolicy
 from rollout.lane import Committed
 from rollout.live import Decoding, Finished, LiveEngine
+from rollout.request import FieldError
 
 CACHES = {"llada": ["none", "none", "dual", "prefix"], "dream": ["none", "dual"], "sdar": ["none", "block"]}
 NAMES = [name for name in samplers.names() if name != "policy"]
@@ -229,3 +231,10 @@ def test_new_weights_land_between_two_steps(family, cache) -> None:
     (answer,) = [event.trajectory for event in events if isinstance(event, Finished)]
     assert answer.weights_version == (0, 3)
     assert first[0][0].start == 0
+
+
+def test_an_error_about_a_field_survives_the_way_between_processes(denoisers) -> None:
+    with pytest.raises(FieldError) as caught:
+        LiveEngine(denoisers["llada"]).submit(rollout.Request([1], 4, seed=1), Decoding(block_length=0))
+    sent = pickle.loads(pickle.dumps(caught.value))
+    assert (sent.field, str(sent)) == ("block_length", "block_length is 0; it must be at least 1, or None")

@@ -164,27 +164,46 @@ def test_metrics_are_prometheus_text(client) -> None:
         ("completions", SUM | {"max_token": 3}, 400, "max_token", "did you mean 'max_tokens'"),
         ("completions", {"max_tokens": 3}, 400, "prompt", "is required"),
         ("completions", SUM | {"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
-        ("completions", SUM | {"temperature": 1e-300}, 400, None, "must be 0 (greedy), or 0.0001 or more"),
+        ("completions", SUM | {"temperature": 1e-300}, 400, "temperature", "must be 0 (greedy), or 0.0001 or more"),
         ("completions", SUM | {"top_p": 1e-300}, 400, "top_p", "greater than or equal to 0.000001"),
         ("completions", SUM | {"max_tokens": 100000}, 400, "max_tokens", "at most 1024"),
-        ("completions", SUM | {"max_tokens": 600}, 400, None, "the model's window is 512"),
+        ("completions", SUM | {"max_tokens": 600}, 400, "prompt", "the model's window is 512"),
         ("completions", SUM | {"n": 1000}, 400, "n", "at most 64"),
         ("completions", SUM | {"model": "gpt-4"}, 404, "model", "served: tiny"),
-        ("completions", SUM | {"sampler": "confidense"}, 400, None, "did you mean 'confidence'"),
-        ("completions", SUM | {"sampler": {"name": "eb", "options": {"gama": 1}}}, 400, None, "did you mean 'gamma'"),
-        ("completions", SUM | {"sampler": {"name": "imh", "options": {"candidates": 9999}}}, 400, None, "at most 32"),
-        ("completions", SUM | {"sampler": {"name": "attn", "options": {"layers": [99]}}}, 400, None, "not all layers"),
-        ("completions", SUM | {"prompt": "caf\u00e9"}, 400, None, "does not know"),
+        ("completions", SUM | {"sampler": "confidense"}, 400, "sampler", "did you mean 'confidence'"),
+        (
+            "completions",
+            SUM | {"sampler": {"name": "eb", "options": {"gama": 1}}},
+            400,
+            "sampler",
+            "did you mean 'gamma'",
+        ),
+        (
+            "completions",
+            SUM | {"sampler": {"name": "imh", "options": {"candidates": 9999}}},
+            400,
+            "sampler",
+            "at most 32",
+        ),
+        (
+            "completions",
+            SUM | {"sampler": {"name": "attn", "options": {"layers": [99]}}},
+            400,
+            "sampler",
+            "not all layers",
+        ),
+        ("completions", SUM | {"prompt": "caf\u00e9"}, 400, "prompt", "does not know"),
         ("completions", SUM | {"prompt": "\ud800"}, 400, "prompt", "half a surrogate pair"),
-        ("completions", SUM | {"prompt": [1]}, 400, None, "mask token"),
-        ("completions", SUM | {"prompt": ""}, 400, None, "empty"),
+        ("completions", SUM | {"prompt": [1]}, 400, "prompt", "mask token"),
+        ("completions", SUM | {"prompt": ""}, 400, "prompt", "empty"),
         ("completions", SUM | {"logprobs": 5}, 400, "logprobs", "less than or equal to 1"),
-        ("completions", SUM | {"cache": "block"}, 400, None, "block-causal families"),
+        ("completions", SUM | {"cache": "block"}, 400, "cache", "block-causal families"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "\u00e9"}]}, 400, "messages", "does not know"),
         ("chat/completions", {"messages": [{"role": "x", "content": "1"}]}, 400, "messages.0.role", "'user'"),
         ("rollouts", {}, 400, None, "exactly one of prompt and messages"),
         ("rollouts", {"prompt": "1", "task": {"name": "gsm8k"}}, 400, "task", "grades no answers"),
         ("infill", {"segments": [{"text": "1"}]}, 400, None, "no hole to fill"),
-        ("infill", {"segments": [{"hole": 2}]}, 400, None, "some text beside its holes"),
+        ("infill", {"segments": [{"hole": 2}]}, 400, "segments", "some text beside its holes"),
         ("infill", {"prefix": "1", "segments": [{"hole": 2}]}, 400, None, "either segments, or prefix"),
     ],
 )
@@ -210,3 +229,9 @@ def test_unknown_paths_and_methods_have_the_same_form_of_error(client) -> None:
     response = client.get("/v1/completions")
     assert response.status_code == 405
     assert response.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_a_prompt_beyond_the_window_has_the_code_that_openais_clients_look_for(client) -> None:
+    for path, prompt in (("completions", {"prompt": "1" * 600}), ("rollouts", {"prompt": "1" * 600})):
+        error = client.post(f"/v1/{path}", prompt).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
