@@ -24,6 +24,10 @@ from rollout.request import Request
 from rollout.row import Row
 from samplers.records import Evaluate, ProbeSpec
 
+MAX_CPU_TOKENS = 1024
+"""Tokens of one forward on a processor, if it can be cut: beyond them activations no longer stay in the second-level
+cache, and a token costs more (docs/performance.md)."""
+
 
 class Forwards:
     """Runs the model on canvases under one cache policy."""
@@ -46,6 +50,7 @@ class Forwards:
         self._looks_far = looks_far
         num_slots, max_length = canvases.token_SN.shape
         self._cache = None if policy.kind == "none" else denoiser.new_cache(num_slots, max_length)
+        self._cuts_up = policy.kind == "none" and canvases.device.type == "cpu"
         self._store: PromptStore | None = None
         if policy.kind == "block" and share_prompts:
             assert self._cache is not None
@@ -75,21 +80,42 @@ class Forwards:
     def evaluate(self, rows: Sequence[Row], view: BlockView) -> Evaluate:
         """Predictions of every row's canvas: those kept from its last candidates, a forward for the others."""
         fresh = [index for index, row in enumerate(rows) if row.evaluated is None]
-        if len(fresh) == len(rows):
-            return self._forward(rows, fresh, view)
+        spans, span_of_row = self._spans([rows[index] for index in fresh])
         parts = {index: row.evaluated for index, row in enumerate(rows) if row.evaluated is not None}
-        if fresh:
-            forward = self._forward([rows[index] for index in fresh], fresh, view)
-            parts |= {index: (forward, place) for place, index in enumerate(fresh)}
+        for start, stop in self._cuts(spans):
+            members = [(index, span - start) for index, span in zip(fresh, span_of_row, strict=True)]
+            members = [(index, span) for index, span in members if 0 <= span < stop - start]
+            indices = [index for index, _ in members]
+            own = [rows[index] for index in indices]
+            forward = self._forward(own, indices, spans[start:stop], [span for _, span in members], view)
+            if len(own) == len(rows):
+                return forward
+            parts |= {index: (forward, place) for place, index in enumerate(indices)}
         return Joined(
             [parts[index] for index in range(len(rows))],
             fork=lambda *candidates: self._candidates(rows, view, *candidates),
         )
 
-    # ---- one forward of the rows' own canvases
+    # ---- forwards of the rows' own canvases
 
-    def _forward(self, rows: Sequence[Row], index_of: Sequence[int], view: BlockView) -> Evaluation:
-        spans, span_of_row = self._spans(rows)
+    def _cuts(self, spans: Sequence[Span]) -> list[tuple[int, int]]:
+        """Spans (first, end) of each forward: one forward, or as many as a processor's cache asks for."""
+        cuts, first, num_tokens = list[tuple[int, int]](), 0, 0
+        for index, span in enumerate(spans):
+            if self._cuts_up and index > first and num_tokens + len(span) > MAX_CPU_TOKENS:
+                cuts.append((first, index))
+                first, num_tokens = index, 0
+            num_tokens += len(span)
+        return [*cuts, (first, len(spans))] if spans else []
+
+    def _forward(
+        self,
+        rows: Sequence[Row],
+        index_of: Sequence[int],
+        spans: Sequence[Span],
+        span_of_row: Sequence[int],
+        view: BlockView,
+    ) -> Evaluation:
         packing = self._packing(spans, self._cache)
         token_M = torch.cat([self._canvases.token_SN[span.row, span.start : span.stop] for span in spans])
         watched = self._watch(rows, spans, span_of_row)

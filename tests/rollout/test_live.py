@@ -8,6 +8,7 @@ import pytest
 
 import rollout
 import samplers
+from rollout import forwards
 from rollout.cache_policy import CachePolicy
 from rollout.lane import Committed
 from rollout.live import Decoding, Finished, LiveEngine
@@ -81,6 +82,28 @@ def test_an_answer_is_the_same_alone_and_among_others_that_come_at_any_step(deno
     for index, (request, decoding) in enumerate(cases):
         same(alone(denoisers[family], request, decoding), found[index])
         check_told(told[index], found[index])
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_a_forward_cut_up_for_a_processors_cache_changes_no_answer(denoisers, family, monkeypatch) -> None:
+    cases = [(request, decoding) for request, decoding in mixed_cases(family, 64) if decoding.cache.kind == "none"]
+    expected = [alone(denoisers[family], request, decoding) for request, decoding in cases]
+    monkeypatch.setattr(forwards, "MAX_CPU_TOKENS", 40)
+    engine = LiveEngine(denoisers[family], max_length=32)
+    number_of = {engine.submit(*case): index for index, case in enumerate(cases)}
+    lengths = []
+    original = engine.denoiser.start
+    engine.denoiser.start = lambda tokens, *a, **k: lengths.append(len(tokens)) or original(tokens, *a, **k)
+    try:
+        events = engine.step()
+    finally:
+        del engine.denoiser.start
+    assert lengths[0] <= 40
+    assert len(lengths) > 4
+    finished = [event for event in events + drain(engine) if isinstance(event, Finished)]
+    assert len(finished) == len(cases)
+    for event in finished:
+        same(expected[number_of[event.index]], event.trajectory)
 
 
 def check_told(told: list[Committed], answer: rollout.Trajectory) -> None:
