@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=384, help="requests at 8 and more clients; one has a quarter")
     parser.add_argument("--repetitions", type=int, default=5, help="of the overhead")
     parser.add_argument("--ray", action="store_true", help="on Ray Serve instead of in one process")
-    parser.add_argument("--threads", type=int, default=2, help="of the engine's matrix products")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine's matrix products")
     given = parser.parse_args(arguments)
     from benchmarks.timing import machine
     from cluster.idle_threads import let_idle_threads_sleep

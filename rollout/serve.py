@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ _TRIES = 3
 _LOST = Refused("lost", "the engine was lost before the answer was finished; send the request again")
 _CARDS_FOR_S = 1.0
 _ASK_S = 5.0
+_MARGIN_S = 10.0
 
 
 class ServeConfig(BaseModel):
@@ -59,8 +60,8 @@ class ServeConfig(BaseModel):
     """Requests, running and waiting, an engine; above it another one is started, below it one is drained."""
     upscale_delay_s: float = Field(default=10, ge=0)
     downscale_delay_s: float = Field(default=120, ge=0)
-    drain_s: float = Field(default=120, ge=0)
-    """How long an engine that is to go may finish what it has."""
+    drain_s: float | None = Field(default=None, ge=0)
+    """How long an engine that is to go may finish what it has; None: somewhat longer than a request may take."""
     cpus_per_replica: float = Field(default=1, ge=0)
     gpus_per_replica: float = Field(default=0, ge=0)
     cpus_of_front: float = Field(default=0.5, ge=0)
@@ -74,9 +75,16 @@ class ServeConfig(BaseModel):
     grader: ImportString[Grade] | None = None
     """`package.module:function` that grades answers of `/v1/rollouts` with a task."""
 
+    @property
+    def patience_s(self) -> float:
+        """How long a process that is to go may finish what it has."""
+        return self.service.limits.request_timeout_s + _MARGIN_S if self.drain_s is None else self.drain_s
 
-def application(config: ServeConfig) -> serve.Application:
-    """The Serve application."""
+
+def application(config: ServeConfig | Mapping[str, Any]) -> serve.Application:
+    """The Serve application; `config` is a mapping where Serve itself builds it, from the `args` of a config file."""
+    if not isinstance(config, ServeConfig):
+        config = ServeConfig.model_validate(config)
     digest = digest_of(read_key(config.api_key_env, config.api_key_file))
     # Serve's default of 5 would cap the batch.
     ongoing = 4 * max(config.engine.max_batch_rows, int(config.target_ongoing_requests))
@@ -95,7 +103,7 @@ def application(config: ServeConfig) -> serve.Application:
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_timeout_s=config.patience_s,
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
@@ -106,7 +114,7 @@ def application(config: ServeConfig) -> serve.Application:
     front = serve.deployment(
         name="front",
         max_ongoing_requests=2 * config.service.limits.max_concurrent,
-        graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_timeout_s=config.patience_s,
         ray_actor_options={"num_cpus": config.cpus_of_front},
     )(serve.ingress()(Front))
     bound: serve.Application = front.bind(config, engines.bind(config), digest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +24,9 @@ from rollout.service.work import EngineState
 logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3
+_SWITCH_S = 5e-4
+"""How long the interpreter's other threads may keep the engine waiting. A step is some hundred calls into torch, and
+each return from one waits for the interpreter: with Python's 5 ms the HTTP side would hold a step up at every call."""
 
 
 class EngineLostError(RuntimeError):
@@ -176,6 +180,7 @@ class EngineLoop:
                 self._cancelled += 1
 
     def _run(self) -> None:
+        sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
         # The number of threads of a product belongs to the thread that asks for it.
         torch.set_num_threads(self._threads)
         while True:

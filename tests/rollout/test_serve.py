@@ -5,13 +5,15 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
+from pydantic import ValidationError
 
 from rollout.serve import RayBackend, ServeConfig, application
 from rollout.service.work import Accepted, Done, Job
@@ -169,38 +171,60 @@ def test_the_config_file_is_one_that_serve_takes() -> None:
     (found,) = schema.applications
     assert found.import_path == "rollout.serve:application"
     assert schema.http_options.host == "127.0.0.1"
-    config = ServeConfig.model_validate(found.args)
-    assert application(config) is not None
+    assert application(found.args) is not None
+    with pytest.raises(ValidationError, match="max_replica\n"):
+        application({"max_replica": 2})
+
+
+class Trickle:
+    """Clients that send one request after the other, and what they got other than an answer."""
+
+    def __init__(self, address: str, pool: ThreadPoolExecutor) -> None:
+        self._address, self._pool = address, pool
+        self._clients: list[Future[None]] = []
+        self._ended = threading.Event()
+        self.num_answers, self.wrong = 0, list[str]()
+
+    def begin(self, number: int, body: dict) -> None:
+        """So many more clients."""
+        self._clients += [self._pool.submit(self._run, body) for _ in range(number)]
+
+    def end(self) -> None:
+        """Stop when every client has its last answer."""
+        self._ended.set()
+        for client in self._clients:
+            client.result()
+        self._clients.clear()
+        self._ended.clear()
+
+    def _run(self, body: dict) -> None:
+        while not self._ended.is_set():
+            answer = requests.post(f"{self._address}/v1/infill", json=body, timeout=300)
+            self.num_answers += 1
+            if answer.status_code != 200:
+                self.wrong.append(f"{answer.status_code}: {answer.text}")
 
 
 @pytest.mark.slow
 def test_engines_come_with_the_load_and_go_without_dropping_anything(address) -> None:
     from ray import serve
 
-    scaling = {
-        "min_replicas": 1,
-        "target_ongoing_requests": 2,
-        "upscale_delay_s": 1,
-        "downscale_delay_s": 3,
-        "drain_s": 120,
-    }
-    # Redeployed with one engine at least while requests are under way: the other one is drained, nothing is dropped.
+    scaling = {"min_replicas": 1, "target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 3}
+    short, long = LONG | {"max_new_tokens": 8, "num_samples": 1}, LONG | {"max_new_tokens": 150, "num_samples": 1}
     with ThreadPoolExecutor(16) as pool:
-
-        def ask(seed: int) -> int:
-            body = LONG | {"seed": seed, "num_samples": 8}
-            return requests.post(f"{address}/v1/infill", json=body, timeout=300).status_code
-
-        before = [pool.submit(ask, seed) for seed in range(4)]
+        always, burst = Trickle(address, pool), Trickle(address, pool)
+        always.begin(1, short)
+        always.begin(1, long)
         assert until(lambda: sum(active(address)) > 0)
+        # Redeployed with other settings while requests are under way: every process is replaced.
+        before = engines(address)
         serve.run(application(ServeConfig.model_validate(CONFIG | scaling)), name="unmask")
-        assert {found.result() for found in before} == {200}
-        assert until(lambda: len(engines(address)) == 1)
-        after = [pool.submit(ask, seed) for seed in range(16)]
+        assert until(lambda: len(engines(address)) == 1 and not engines(address) & before)
+        burst.begin(8, long)
         assert until(lambda: len(engines(address)) == 2)
-        assert {found.result() for found in after} == {200}
-        trickle = []
-        while len(engines(address)) > 1 and len(trickle) < 2000:
-            trickle.append(requests.post(f"{address}/v1/rollouts", json=SUM, timeout=120).status_code)
-        assert set(trickle) <= {200}
-        assert len(engines(address)) == 1
+        burst.end()
+        assert until(lambda: len(engines(address)) == 1)
+        num_answers = always.num_answers
+        assert until(lambda: always.num_answers > num_answers + 4)
+        always.end()
+    assert always.wrong + burst.wrong == []
