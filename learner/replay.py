@@ -118,8 +118,8 @@ def require_exact(trajectory: Trajectory) -> None:
     if not trajectory.exact_likelihood:
         raise ValueError(
             f"sampler {trajectory.sampler!r} does not draw its tokens from the law that a rebuilt canvas gives, so its "
-            "answers have no exact likelihood at temperature > 0; use a position-first sampler: ar, random, confidence, "
-            "margin, entropy or threshold"
+            "answers have no exact likelihood at temperature > 0; use a position-first sampler: ar, random, "
+            "confidence, margin, entropy or threshold"
         )
     if (trajectory.top_p < 1 or trajectory.top_k > 0) and trajectory.temperature > 0:
         cut = f"top_p is {trajectory.top_p}" if trajectory.top_p < 1 else f"top_k is {trajectory.top_k}"
