@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
-from rollout.serve import RayBackend
+from rollout.serve import RayBackend, ServeConfig
 from rollout.service.work import Accepted, Done, Job, Refused, Stepped
 
 ACCEPTED = Accepted(3, "1+1")
@@ -116,3 +116,9 @@ def test_unknown_models_go_nowhere() -> None:
     (refused,) = heard(engines, Job("n", seed=1, text="1", max_new_tokens=1))
     assert (refused.kind, refused.param) == ("unknown_model", "model")
     assert engines.calls == 0
+
+
+def test_an_engine_that_is_to_go_has_longer_than_a_request_may_take() -> None:
+    config = ServeConfig.model_validate({"service": {"limits": {"request_timeout_s": 300}}})
+    assert config.patience_s > 300
+    assert ServeConfig(drain_s=5).patience_s == 5
