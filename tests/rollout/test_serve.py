@@ -201,7 +201,8 @@ class Trickle:
         while not self._ended.is_set():
             answer = requests.post(f"{self._address}/v1/infill", json=body, timeout=300)
             self.num_answers += 1
-            if answer.status_code != 200:
+            is_whole = not body.get("stream") or answer.text.endswith("data: [DONE]\n\n")
+            if answer.status_code != 200 or not is_whole:
                 self.wrong.append(f"{answer.status_code}: {answer.text}")
 
 
@@ -209,12 +210,13 @@ class Trickle:
 def test_engines_come_with_the_load_and_go_without_dropping_anything(address) -> None:
     from ray import serve
 
-    scaling = {"min_replicas": 1, "target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 3}
+    scaling = {"min_replicas": 1, "target_ongoing_requests": 4, "upscale_delay_s": 1, "downscale_delay_s": 3}
     short, long = LONG | {"max_new_tokens": 8, "num_samples": 1}, LONG | {"max_new_tokens": 150, "num_samples": 1}
     with ThreadPoolExecutor(16) as pool:
         always, burst = Trickle(address, pool), Trickle(address, pool)
         always.begin(1, short)
         always.begin(1, long)
+        always.begin(1, long | {"stream": True})
         assert until(lambda: sum(active(address)) > 0)
         # Redeployed with other settings while requests are under way: every process is replaced.
         before = engines(address)
