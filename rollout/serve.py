@@ -37,6 +37,8 @@ from rollout.service.work import Accepted, EngineState, Heard, Job, ModelCard, R
 logger = logging.getLogger(__name__)
 
 _TRIES = 3
+_PAUSE_S = 0.25
+"""Before another try, so that the router has heard of the loss."""
 _LOST = Refused("lost", "the engine was lost before the answer was finished; send the request again")
 _CARDS_FOR_S = 1.0
 _ASK_S = 5.0
@@ -195,7 +197,8 @@ class RayBackend:
         until = asyncio.get_running_loop().time() + job.timeout_s
         accepted, told, ended = False, False, False
         lost = _LOST
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
+            await asyncio.sleep(_PAUSE_S * attempt)
             async with aclosing(self._once(job)) as stream:
                 while not ended:
                     try:
