@@ -185,6 +185,7 @@ def train_and_lose(folder, lose):
         "drawn": rows[-1]["prompts/drawn"],
         "failed": rows[-1]["prompts/failed"],
         "restarts": max(row["pool/restarts"] for row in rows),
+        "reissued": max(row["pool/reissued"] for row in rows),
     }
 
 

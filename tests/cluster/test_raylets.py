@@ -61,7 +61,6 @@ def check_whole(found, steps):
     """One node less, and every prompt trained once."""
     assert found["nodes_before"] == [2]
     assert found["nodes_after"] == 1
-    assert found["restarts"] >= 1
     assert found["steps_done"] == steps
     assert (found["trained"], found["drawn"], found["failed"]) == (4 * steps, 4 * steps, 0)
 
@@ -81,7 +80,9 @@ def test_every_placement_puts_actors_where_it_says(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_loses_a_node_ends_with_every_prompt_trained_once(tmp_path, small_model):
     write_recipe(tmp_path, small_model, steps=40)
-    check_whole(run("death", tmp_path), steps=40)
+    found = run("death", tmp_path)
+    check_whole(found, steps=40)
+    assert found["restarts"] >= 1
 
 
 @pytest.mark.slow
@@ -140,6 +141,8 @@ def test_a_run_goes_on_when_the_cable_to_a_node_is_pulled(tmp_path, small_model,
             wait_for(number, f"{addresses[0]}:6379", names[0], env)
         found = run("vanish", tmp_path, prefix=["ip", "netns", "exec", names[0]], env=env)
     check_whole(found, steps=20)
+    # A machine that vanished says nothing: its worker is late first, and lost only when Ray misses its heartbeats.
+    assert found["restarts"] + found["reissued"] >= 1
 
 
 def wait_for(num_nodes, address, namespace, env):
