@@ -24,9 +24,19 @@ from rollout.request import Request
 from rollout.row import Row
 from samplers.records import Evaluate, ProbeSpec
 
-MAX_CPU_TOKENS = 1024
-"""Tokens of one forward on a processor, if it can be cut: beyond them activations no longer stay in the second-level
-cache, and a token costs more (docs/performance.md)."""
+CACHED_ELEMENTS = 360 * 1024
+"""Elements of a feed-forward activation that stay in a core's second-level cache (1.4 MB of float32): beyond them a
+token of a small model costs more (docs/performance.md)."""
+MIN_CUT_TOKENS = 512
+"""A model that is too wide for so many tokens in the cache is not cut: it gains nothing."""
+
+
+def tokens_at_once(denoiser: Denoiser, policy: CachePolicy) -> int | None:
+    """Tokens at which forwards of whole canvases on a processor are cut; None: never."""
+    if policy.kind != "none" or denoiser.device.type != "cpu":
+        return None
+    fitting = CACHED_ELEMENTS // int(denoiser.backbone.config.intermediate_size)
+    return fitting if fitting >= MIN_CUT_TOKENS else None
 
 
 class Forwards:
@@ -50,7 +60,7 @@ class Forwards:
         self._looks_far = looks_far
         num_slots, max_length = canvases.token_SN.shape
         self._cache = None if policy.kind == "none" else denoiser.new_cache(num_slots, max_length)
-        self._cuts_up = policy.kind == "none" and canvases.device.type == "cpu"
+        self._max_tokens = tokens_at_once(denoiser, policy)
         self._store: PromptStore | None = None
         if policy.kind == "block" and share_prompts:
             assert self._cache is not None
@@ -102,7 +112,7 @@ class Forwards:
         """Spans (first, end) of each forward: one forward, or as many as a processor's cache asks for."""
         cuts, first, num_tokens = list[tuple[int, int]](), 0, 0
         for index, span in enumerate(spans):
-            if self._cuts_up and index > first and num_tokens + len(span) > MAX_CPU_TOKENS:
+            if self._max_tokens and index > first and num_tokens + len(span) > self._max_tokens:
                 cuts.append((first, index))
                 first, num_tokens = index, 0
             num_tokens += len(span)

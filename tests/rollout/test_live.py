@@ -88,7 +88,7 @@ def test_an_answer_is_the_same_alone_and_among_others_that_come_at_any_step(deno
 def test_a_forward_cut_up_for_a_processors_cache_changes_no_answer(denoisers, family, monkeypatch) -> None:
     cases = [(request, decoding) for request, decoding in mixed_cases(family, 64) if decoding.cache.kind == "none"]
     expected = [alone(denoisers[family], request, decoding) for request, decoding in cases]
-    monkeypatch.setattr(forwards, "MAX_CPU_TOKENS", 40)
+    monkeypatch.setattr(forwards, "tokens_at_once", lambda *_: 40)
     engine = LiveEngine(denoisers[family], max_length=32)
     number_of = {engine.submit(*case): index for index, case in enumerate(cases)}
     lengths = []
@@ -104,6 +104,15 @@ def test_a_forward_cut_up_for_a_processors_cache_changes_no_answer(denoisers, fa
     assert len(finished) == len(cases)
     for event in finished:
         same(expected[number_of[event.index]], event.trajectory)
+
+
+def test_forwards_are_cut_for_models_of_which_many_tokens_fit_into_a_cache(denoisers, monkeypatch) -> None:
+    small, config = denoisers["llada"], denoisers["llada"].backbone.config
+    # 360 * 1024 elements: 11520 tokens of width 32, 480 of width 768, which are too few to be worth a cut.
+    for width, expected in ((32, 11520), (768, None)):
+        monkeypatch.setattr(config, "intermediate_size", width)
+        assert forwards.tokens_at_once(small, CachePolicy()) == expected
+        assert forwards.tokens_at_once(small, CachePolicy("dual")) is None
 
 
 def check_told(told: list[Committed], answer: rollout.Trajectory) -> None:
