@@ -40,6 +40,8 @@ class Plan:
     warnings: Sequence[str]
     problems: Sequence[str]
     """What would stop a start on this machine."""
+    work: Sequence[str] = ()
+    """What there is to do, in words."""
 
 
 def plan(loaded: Loaded[Any]) -> Plan:
@@ -86,11 +88,14 @@ def show(plan: Plan, console: Console, *, source: Path) -> None:
     console.print(_settings_table(plan.settings))
     if plan.needs:
         console.print(_placement_table(plan.needs))
-        console.print(_bundle_table(plan.groups))
+        if plan.groups:
+            console.print(_bundle_table(plan.groups))
     else:
-        console.print(Text("placement: cluster.mode local, everything in one process"))
+        console.print(Text("placement: everything in one process"))
     if plan.memory:
         console.print(_memory_table(plan.memory))
+    for line in plan.work:
+        console.print(Text.assemble(("work: ", "bold"), line), soft_wrap=True)
     for warning in plan.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
     for problem in plan.problems:

@@ -148,7 +148,7 @@ def footprints(recipe: TrainRecipe | SftRecipe, config: Mapping[str, Any]) -> li
     found = []
     if isinstance(recipe, TrainRecipe):
         rollout = recipe.rollout
-        parts = _serving(shape, recipe.model, rollout)
+        parts = serving_parts(shape, recipe.model, rollout)
         found.append(_process("rollout worker", rollout.num_workers, rollout.gpus_per_worker, parts))
     engine = recipe.learner.engine
     frozen = isinstance(recipe, TrainRecipe) and recipe.learner.objective.needs_reference and recipe.model.lora is None
@@ -171,7 +171,8 @@ def _process(
     return Footprint(who, count, "GPU" if num_gpus else "CPU", (*parts, overhead))
 
 
-def _serving(shape: Shape, model: ModelConfig, rollout: RolloutConfig) -> list[tuple[str, int]]:
+def serving_parts(shape: Shape, model: ModelConfig, rollout: RolloutConfig) -> list[tuple[str, int]]:
+    """Parts of a process that denoises."""
     b, max_batch_tokens = BYTES[model.dtype], rollout.max_batch_tokens
     wide = max(4 * shape.attention + shape.width, 3 * shape.feed_forward)
     per_token = (2 * shape.width + wide) * b + 8 * shape.width

@@ -1,14 +1,11 @@
-"""What can be known to be wrong with a policy recipe before anything starts, and what `--dry-run` shows of it."""
+"""What can be known to be wrong with a policy recipe before anything starts."""
 
 from __future__ import annotations
 
-from cluster.bundles import Need
 from cluster.config import PolicyRecipe
-from cluster.dry_run import Plan
 from cluster.policy_environment import num_rows
-from cluster.preflight import Window, check_model, is_hub_id
+from cluster.preflight import Window, check_model
 from cluster.recipe import Loaded
-from models.source import TINY
 
 _UNUSED_EVAL = ("sampler", "max_new_tokens", "block_length", "steps")
 
@@ -67,21 +64,3 @@ def check_settings(loaded: Loaded[PolicyRecipe]) -> list[str]:
             "policy.block_length)"
         )
     return warnings
-
-
-def plan(loaded: Loaded[PolicyRecipe]) -> Plan:
-    """Work out a run without starting it."""
-    recipe = loaded.recipe
-    warnings = check_settings(loaded)
-    needs = []
-    if recipe.policy.num_env_runners:
-        needs.append(
-            Need("environment runner", recipe.policy.num_env_runners, 1.0, 0.0, "SPREAD", "policy.num_env_runners")
-        )
-    problems = []
-    if recipe.model.path != TINY and not is_hub_id(recipe.model.path):
-        try:
-            check_model(recipe.model.path)
-        except ValueError as error:
-            problems.append(str(error))
-    return Plan(settings=loaded.settings(), needs=needs, groups=[], memory=[], warnings=warnings, problems=problems)

@@ -38,7 +38,8 @@ def policy(
     """Train a policy that decides which slots to unmask, for every alpha of the recipe."""
     from cluster.config import PolicyRecipe
     from cluster.dry_run import show
-    from cluster.policy_checks import check_policy, plan
+    from cluster.policy_checks import check_policy
+    from cluster.policy_plan import plan
     from cluster.recipe import load
     from cluster.terminal import console, log_to_terminal
 
@@ -67,7 +68,8 @@ def show_summary(console: Console, summary: PolicySummary) -> None:
     table = Table("task", "sampler", "accuracy", "forwards/answer", box=None, pad_edge=False)
     for values in (summary.baseline, summary.last):
         for name in (name for name in values if name.endswith("/accuracy")):
-            task, _, sampler = name.removeprefix("eval.").removesuffix("/accuracy").rpartition(".")
+            # Names of tasks have no dot, those of policies may (alpha_0.3).
+            task, _, sampler = name.removeprefix("eval.").removesuffix("/accuracy").partition(".")
             forwards = values[f"eval.{task}.{sampler}/forwards_per_answer"]
             table.add_row(task, sampler, f"{values[name]:.1%}", f"{forwards:.2f}")
     console.print(table)
