@@ -10,7 +10,11 @@ Loop: the built-in tiny model on sudoku4, 16 prompts x 8 answers of 20 slots, tw
 against RLlib's algorithm as `unmask policy` runs it, on the same rounds, in turn.
 
 RLlib's stock pieces: the same rounds as `SingleAgentEpisode` objects and through its default learner connectors, which
-`unmask policy` leaves out; their cost alone, without the environment-to-module connectors of every step.
+`unmask policy` leaves out; their cost alone.
+
+RLlib's stock runner: a round drawn by `SingleAgentEnvRunner.sample`, with its connectors before and after the network
+at every step, and by ours, each on an environment of its own; time outside the environment, the network's included. The
+stock runner gives answers that have ended to the network until the last one ends; steps of ended answers do not count.
 
 Times are processor time of this process; medians over the rounds.
 """
@@ -148,22 +152,88 @@ def stock_pieces(recipe: PolicyRecipe, one: Round) -> float:
     return time.process_time() - start
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A round drawn by one runner."""
+
+    num_steps: int
+    """Of answers that had not ended."""
+    environment_s: float
+    total_s: float
+
+    def line(self, name: str) -> str:
+        """For the table."""
+        outside_s = self.total_s - self.environment_s
+        return (
+            f"| {name} | {self.num_steps} | {self.total_s:.2f} | {outside_s:.2f} | "
+            f"{1e6 * outside_s / self.num_steps:.0f} |"
+        )
+
+
+def runners(recipe: PolicyRecipe, rounds: int) -> tuple[Drawn, Drawn]:
+    """Median rounds (by time outside the environment) of RLlib's stock runner and of ours."""
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    from learner.unmasking_policy import UnmaskingEnvRunner, options_of
+
+    found: dict[type, list[Drawn]] = {}
+    for kind in (SingleAgentEnvRunner, UnmaskingEnvRunner):
+        options = options_of(recipe.policy, environment_maker(recipe), seed=recipe.seed, num_rows=num_rows(recipe))
+        runner: Any = kind(config=options.env_runners(env_runner_cls=kind), worker_index=0)
+        try:
+            found[kind] = [_draw(runner, number) for number in range(rounds + 1)][1:]  # the first one warms up
+        finally:
+            runner.stop()
+    stock, ours = (sorted(drawn, key=lambda one: one.total_s - one.environment_s) for drawn in found.values())
+    return stock[len(stock) // 2], ours[len(ours) // 2]
+
+
+def _draw(runner: Any, number: int) -> Drawn:
+    """One round; the environment's reset and steps are timed from outside."""
+    env, spent = runner.env.unwrapped, 0.0
+    whole = {"reset": env.reset, "step": env.step}
+
+    def timed(name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal spent
+            start = time.process_time()
+            try:
+                return whole[name](*args, **kwargs)
+            finally:
+                spent += time.process_time() - start
+
+        return call
+
+    env.reset, env.step = timed("reset"), timed("step")
+    start = time.process_time()
+    try:
+        if hasattr(runner, "draw_round"):
+            steps = len(runner.draw_round(round_number=number).steps.episode_M)
+        else:
+            steps = sum(len(episode) for episode in runner.sample(num_episodes=env.num_envs))
+    finally:
+        del env.reset, env.step
+    return Drawn(steps, spent, time.process_time() - start)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(
         prog="unmask bench policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=32, help="answers of the environment")
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--only", choices=["environment", "loop"], help="one of the two parts")
+    parser.add_argument("--only", choices=["environment", "loop", "runner"], help="one of the three parts")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(machine(), flush=True)
-    if options.only != "loop":
+    if options.only in (None, "environment"):
         _environment(options.batch, options.slots, options.repetitions)
-    if options.only != "environment":
+    if options.only in (None, "loop"):
         _loop(options.repetitions)
+    if options.only in (None, "runner"):
+        _runner(options.repetitions)
     return 0
 
 
@@ -181,8 +251,7 @@ def _environment(batch: int, slots: int, repetitions: int) -> None:
 
 
 def _loop(repetitions: int) -> None:
-    policy = {"max_new_tokens": 20, "empty_action": "commit", "warmup_updates": 0}
-    recipe = PolicyRecipe.model_validate({"tasks": [{"name": "sudoku4"}], "policy": policy, "cluster": {"num_cpus": 1}})
+    recipe = _recipe()
     with ray_session(recipe.cluster):
         plain_s, rllib_s, one = loops(recipe, repetitions)
         stock_s = median(stock_pieces(recipe, one) for _ in range(repetitions))
@@ -192,6 +261,21 @@ def _loop(repetitions: int) -> None:
     print(f"| `unmask policy` (RLModule, Learner, EnvRunner) | {median(rllib_s):.2f} | {overhead:+.1%} |")
     print(f"| RLlib's episodes and learner connectors, {len(one.steps.episode_M)} steps | +{stock_s:.2f} | "
           f"{stock_s / median(plain_s):+.1%} |")  # fmt: skip
+
+
+def _runner(repetitions: int) -> None:
+    recipe = _recipe()
+    with ray_session(recipe.cluster):
+        stock, ours = runners(recipe, repetitions)
+    print("\n| a round drawn by | steps | seconds | outside the environment | a step, microseconds |")
+    print("|---|---|---|---|---|")
+    print(stock.line("RLlib's `SingleAgentEnvRunner.sample`"))
+    print(ours.line("`UnmaskingEnvRunner`"), flush=True)
+
+
+def _recipe() -> PolicyRecipe:
+    policy = {"max_new_tokens": 20, "empty_action": "commit", "warmup_updates": 0}
+    return PolicyRecipe.model_validate({"tasks": [{"name": "sudoku4"}], "policy": policy, "cluster": {"num_cpus": 1}})
 
 
 if __name__ == "__main__":

@@ -108,10 +108,12 @@ class UnmaskingVectorEnv(gym.vector.VectorEnv):
         """Commit the chosen slots and denoise on; the reward comes at the end of an answer."""
         reward_R = np.zeros(self.num_envs, dtype=np.float32)
         terminated_R = np.zeros(self.num_envs, dtype=bool)
-        ended = self.environment.act(actions)
-        for answer in ended:
-            reward_R[answer.row], terminated_R[answer.row] = answer.reward, True
-        return self._observe(), reward_R, terminated_R, np.zeros_like(terminated_R), {"ended": ended}
+        ended_R = np.full(self.num_envs, None, dtype=object)
+        for answer in self.environment.act(actions):
+            reward_R[answer.row], terminated_R[answer.row], ended_R[answer.row] = answer.reward, True, answer
+        # gymnasium's form: a column, and under its name with an underscore the rows that have a value
+        infos = {"ended": ended_R, "_ended": terminated_R.copy()}
+        return self._observe(), reward_R, terminated_R, np.zeros_like(terminated_R), infos
 
     @property
     def over(self) -> bool:
@@ -176,7 +178,7 @@ class UnmaskingEnvRunner(SingleAgentEnvRunner):
             started = time.perf_counter()
             seen, _, _, _, infos = env.step(action_RT)
             recorder.env_s += time.perf_counter() - started
-            recorder.end(infos["ended"])
+            recorder.end(infos["ended"][infos["_ended"]])
         return recorder.round()
 
     def get_metrics(self) -> Any:
@@ -300,33 +302,37 @@ class UnmaskingAlgorithm(Algorithm):
     def draw_round(self, number: int) -> Round:
         """The rollouts of a round: in this process, or shards of it by the runners that are alive.
 
-        The shard of a runner that dies or is late goes to another one, at most `max_retries` times over.
+        The shard of a runner that dies or is late is drawn again; RuntimeError after more than `max_retries` losses.
         """
         group, policy = self.env_runner_group, self.config.policy
         if not group.num_remote_env_runners():
             return self.env_runner.draw_round(round_number=number)  # type: ignore[no-any-return]
         num_shards = group.num_remote_env_runners()
         found: dict[int, Round] = {}
-        for _ in range(policy.max_retries + 1):
+        num_lost = 0
+        while len(found) < num_shards:
             missing = [shard for shard in range(num_shards) if shard not in found]
             alive = group.healthy_env_runner_ids()[: len(missing)]
             calls = [_Shard(number, shard, num_shards) for shard, _ in zip(missing, alive, strict=False)]
+            answers = []
             if calls:
                 answers = group.foreach_env_runner(
                     list(calls), local_env_runner=False, remote_worker_ids=alive, timeout_seconds=policy.timeout_s
                 )
                 found |= dict(answers)
-            if len(found) == num_shards:
-                return Round.joined([found[shard] for shard in range(num_shards)])
-            self._revive()
-        raise RuntimeError(
-            f"{num_shards - len(found)} of {num_shards} shards of round {number} were not drawn in "
-            f"{policy.max_retries + 1} attempts of at most {policy.timeout_s:g} s: environment runners die or are too "
-            "slow. Their log files say why; raise policy.timeout_s if they are slow"
-        )
+            num_lost += max(1, len(calls)) - len(answers)
+            if num_lost > policy.max_retries:
+                raise RuntimeError(
+                    f"{num_shards - len(found)} of {num_shards} shards of round {number} are missing after {num_lost} "
+                    f"draws of at most {policy.timeout_s:g} s were lost: environment runners die or are too slow. "
+                    "Their log files say why; raise policy.timeout_s if they are slow"
+                )
+            if len(found) < num_shards:
+                self._revive()
+        return Round.joined([found[shard] for shard in range(num_shards)])
 
     def _revive(self) -> None:
-        """Wait until some runner answers again, and give it the weights."""
+        """Wait until some runner answers again, and give all that do the weights."""
         deadline = time.monotonic() + self.config.policy.timeout_s
         while time.monotonic() < deadline:
             self.restore_env_runners(self.env_runner_group)

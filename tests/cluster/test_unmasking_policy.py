@@ -1,10 +1,16 @@
-"""Policy training through RLlib: the same numbers as the plain loop, and shards that are the round."""
+"""Policy training through RLlib: the same numbers as the plain loop, shards that are the round, and runs that go on
+where a runner dies or the whole run was stopped."""
 
+import os
+import signal
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cluster.config import PolicyRecipe
 from cluster.policy_environment import PolicyEnvironment, environment_maker, num_rows
@@ -142,3 +148,116 @@ def test_shards_of_two_runners_are_the_round_of_one(small_model, local_ray) -> N
         order = np.lexsort((np.arange(len(episodes.alpha_E)), episodes.group_E, episodes.alpha_E))
         found.append((episodes.reward_E[order].tolist(), episodes.num_steps_E[order].tolist()))
     assert found[0] == found[1]
+
+
+def mortal_maker(made: PolicyRecipe, death: Path):
+    """Environments whose answers are all right; the first that comes to the third step of round 1 kills its process.
+
+    The classes are local, so that they cross processes by value: a runner cannot import this file.
+    """
+
+    class Right:
+        def grade(self, items):
+            return [Scored(value=1.0, parts={"correct": 1.0}) for _ in items]
+
+        def close(self) -> None:
+            pass
+
+    class Mortal(PolicyEnvironment):
+        def begin(self, round_number, shard, num_shards) -> None:
+            super().begin(round_number, shard, num_shards)
+            self.round_number, self.steps_seen = round_number, 0
+
+        def observe(self):
+            self.steps_seen += 1
+            if (self.round_number, self.steps_seen) == (1, 3):
+                try:
+                    death.touch(exist_ok=False)
+                except FileExistsError:
+                    return super().observe()  # somebody has died already
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().observe()
+
+    return lambda: Mortal(made, grader=Right())
+
+
+def test_killed_runner_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
+    small_model, local_ray, tmp_path
+) -> None:
+    from learner.unmasking_policy import options_of
+
+    made = recipe(small_model, updates=4)
+    plain = PlainTrainer(maker(made)(), made.policy, made.seed)
+    for _ in range(4):
+        plain.learn(plain.draw())
+
+    spread = recipe(small_model, updates=4, num_env_runners=2)
+    death = tmp_path / "death"
+    make = mortal_maker(spread, death)
+    through = options_of(spread.policy, make, seed=spread.seed, num_rows=num_rows(spread)).build_algo()
+    try:
+        before = processes(through)
+        for update in range(4):
+            if update == 3:
+                wait_for_two(through)
+            through.train()
+            assert death.exists() == (update >= 1)
+            assert len(through.round.episodes.alpha_E) == 2 * 2 * 3  # alphas, prompts, answers: nothing is missing
+        assert through.update == 4
+        after = processes(through)
+        assert len(after) == 2
+        assert len(set(before) & set(after)) == 1, "one of the two was replaced"
+        for alpha, network in enumerate(plain.networks):
+            for name, value in through.weights(alpha).items():
+                torch.testing.assert_close(value, network.state_dict()[name], atol=1e-5, rtol=1e-4)
+    finally:
+        through.stop()
+
+
+def processes(through) -> list[int]:
+    """Process of each runner that is alive."""
+    return through.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+
+
+def wait_for_two(through) -> None:
+    """Until the replaced runner has started; training does not wait for it while another one is alive."""
+    deadline = time.monotonic() + 120
+    while through.env_runner_group.num_healthy_remote_workers() < 2:
+        assert time.monotonic() < deadline, "the runner was not replaced"
+        through.restore_env_runners(through.env_runner_group)
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_resumed_run_ends_with_the_weights_of_one_that_never_stopped(
+    small_model, local_ray, tmp_path, monkeypatch
+) -> None:
+    from cluster.policy_run import run_policy
+    from learner.unmasking_policy import UnmaskingAlgorithm
+
+    # Answers of a random model are wrong; the additive reward has something to teach nevertheless.
+    made = recipe(small_model, updates=4, reward="additive").model_copy(update={"runs_dir": str(tmp_path)})
+    straight = run_policy(made.model_copy(update={"name": "straight"}))
+
+    stopped = made.model_copy(update={"name": "stopped"})
+    whole_step = UnmaskingAlgorithm.training_step
+
+    def interrupted(self) -> None:
+        if self.update == 2:
+            raise KeyboardInterrupt
+        whole_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UnmaskingAlgorithm, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_policy(stopped)
+    resumed = run_policy(stopped, resume=True)
+    assert resumed.run_dir == tmp_path / "stopped"
+    assert resumed.updates == straight.updates == 4
+    assert resumed.last == straight.last
+    for name, folder in straight.policies.items():
+        expected, found = (load_file(path / "policy.safetensors") for path in (folder, resumed.policies[name]))
+        early = load_file(tmp_path / "stopped" / "checkpoints" / "step_000002" / name / "policy.safetensors")
+        assert not torch.equal(early["output.weight"], expected["output.weight"])
+        for key, value in expected.items():
+            assert torch.equal(found[key], value), key
