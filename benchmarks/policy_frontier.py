@@ -7,6 +7,8 @@ answered with three seeds; the others are the same for every seed.
                         forwards that the policy took, in points, with a 95 % interval (bootstrap over rows)
 
 A policy that takes fewer forwards than the fastest threshold, or more than the slowest, is compared with that one.
+Policies given with the same label (the same alpha, trained with several seeds) are one row, of all their answers; what
+each of them is above or below the threshold by is listed beside.
 """
 
 from __future__ import annotations
@@ -43,12 +45,18 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One sampler with one setting on one task: R rows, S seeds."""
+    """One sampler with one setting on one task: R rows, S seeds (of every policy of the label in turn)."""
 
     sampler: str
     setting: str
     correct_RS: np.ndarray
     forwards_RS: np.ndarray
+    num_policies: int = 1
+
+    def each(self) -> list[Point]:
+        """The policies of the label by themselves."""
+        parts = zip(*(np.split(a, self.num_policies, axis=1) for a in (self.correct_RS, self.forwards_RS)), strict=True)
+        return [Point(self.sampler, self.setting, correct_RS, forwards_RS) for correct_RS, forwards_RS in parts]
 
     @property
     def accuracy(self) -> float:
@@ -73,16 +81,20 @@ def measure(worker: RolloutWorker, task: Task, decoding: DecodingConfig, rows: i
     return np.array(correct).T, np.array(forwards, dtype=float).T
 
 
-def settings(policies: Mapping[str, Path], names: Sequence[str]) -> list[tuple[str, str, SamplerConfig]]:
-    """Name, setting and sampler of every point."""
+def settings(
+    policies: Mapping[str, Sequence[Path]], names: Sequence[str], temperature: float | None = None
+) -> list[tuple[str, str, list[SamplerConfig]]]:
+    """Name, setting and samplers of every point."""
     found = [
-        (name, f"{option} {value:g}", SamplerConfig(name=name, options={option: value}))
+        (name, f"{option} {value:g}", [SamplerConfig(name=name, options={option: value})])
         for name, (option, values) in SWEEPS.items()
         if name in names
         for value in values
     ]
+    given = {} if temperature is None else {"temperature": temperature}
     return found + [
-        ("policy", label, SamplerConfig(name="policy", options={"path": str(path)})) for label, path in policies.items()
+        ("policy", label, [SamplerConfig(name="policy", options={"path": str(path)} | given) for path in paths])
+        for label, paths in policies.items()
     ]
 
 
@@ -111,7 +123,8 @@ def draw(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
     grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flatten()
     for axes, (title, points) in zip(grid, panels.items(), strict=False):
         for name in [*SWEEPS, "policy"]:
-            mine = sorted((p.forwards, 100 * p.accuracy) for p in points if p.sampler == name)
+            alone = [one for p in points if p.sampler == name for one in p.each()]
+            mine = sorted((p.forwards, 100 * p.accuracy) for p in alone)
             if not mine:
                 continue
             style = (
@@ -142,6 +155,8 @@ def table(title: str, points: Sequence[Point]) -> str:
         if point.sampler == "policy":
             mean, low, high = gap(point, sweep)
             against = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+            if point.num_policies > 1:
+                against += "; each " + ", ".join(f"{gap(one, sweep)[0]:+.1f}" for one in point.each())
         lines.append(
             f"| `{point.sampler}` | {point.setting} | {100 * point.accuracy:.1f} | {point.forwards:.2f} | {against} |"
         )
@@ -153,7 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="unmask bench policy_frontier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--policy", action="append", default=[], metavar="LABEL=FOLDER", help="may be repeated")
+    parser.add_argument(
+        "--policy", action="append", default=[], metavar="LABEL=FOLDER", help="may be repeated, also with one label"
+    )
+    parser.add_argument("--temperature", type=float, help="of the policies; their own setting if not given")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--tasks", nargs="+", default=["sudoku4", "arithmetic", "countdown"])
     parser.add_argument("--block-lengths", type=int, nargs="+", default=[0], help="0: full diffusion")
@@ -165,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    policies = {label: Path(folder) for label, _, folder in (text.partition("=") for text in options.policy)}
+    policies: dict[str, list[Path]] = {}
+    for label, _, folder in (text.partition("=") for text in options.policy):
+        policies.setdefault(label, []).append(Path(folder))
     worker = RolloutWorker(ModelConfig(path=options.model), RolloutConfig())
     worker.load()
     print(machine(), flush=True)
@@ -175,12 +195,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             task = build(TaskConfig(name=name))
             title = f"{name}, {f'blocks of {block}' if block else 'full diffusion'}"
             panels[title] = []
-            for sampler, setting, config in settings(policies, [BASELINE, *options.samplers]):
-                decoding = DecodingConfig(
-                    sampler=config, temperature=0.0, max_new_tokens=options.max_new_tokens, block_length=block or None
-                )
+            for sampler, setting, configs in settings(policies, [BASELINE, *options.samplers], options.temperature):
                 seeds = options.seeds if sampler in DRAWS else options.seeds[:1]
-                panels[title].append(Point(sampler, setting, *measure(worker, task, decoding, options.rows, seeds)))
+                found = []
+                for config in configs:
+                    decoding = DecodingConfig(
+                        sampler=config,
+                        temperature=0.0,
+                        max_new_tokens=options.max_new_tokens,
+                        block_length=block or None,
+                    )
+                    found.append(measure(worker, task, decoding, options.rows, seeds))
+                correct_RS, forwards_RS = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+                panels[title].append(Point(sampler, setting, correct_RS, forwards_RS, len(configs)))
             print(table(title, panels[title]), flush=True)
     if options.picture is not None:
         draw(panels, options.picture)
