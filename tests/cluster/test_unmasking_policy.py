@@ -209,7 +209,9 @@ def test_killed_runner_is_replaced_and_the_weights_are_those_of_an_undisturbed_r
         assert len(set(before) & set(after)) == 1, "one of the two was replaced"
         for alpha, network in enumerate(plain.networks):
             for name, value in through.weights(alpha).items():
-                torch.testing.assert_close(value, network.state_dict()[name], atol=1e-5, rtol=1e-4)
+                # Two shards sum in another order, and Adam enlarges that where a gradient is nearly 0 (5e-5 was seen);
+                # a round drawn with other weights would be off by the learning rate, 1e-2.
+                torch.testing.assert_close(value, network.state_dict()[name], atol=1e-3, rtol=0)
     finally:
         through.stop()
 
