@@ -120,6 +120,8 @@ def test_a_step_that_loses_prompt_after_prompt_stops_with_the_cause():
 class Later:
     """A call that ends after some looks at it."""
 
+    remaining_s = 0.0
+
     def __init__(self, looks):
         self.looks = looks
 
