@@ -138,7 +138,7 @@ def test_a_stopped_job_commits_and_the_same_job_goes_on_from_there(cluster):
     wait_until(lambda: (run_dir / "metrics.jsonl").is_file() and len(steps_of(run_dir)) > 2)
     stopped = job("stop", "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    wait_until(lambda: "STOPPED" in job("status", "first").stdout)
+    wait_until(lambda: "was stopped" in job("status", "first").stdout)
     commit = checkpoint.latest(run_dir / "checkpoints")
     steps = steps_of(run_dir)
     # checkpoint.every is 0: nothing but the stop has written one, of the last step that was done
