@@ -145,10 +145,15 @@ def grade(
 
 @app.command("init-model")
 def init_model(  # noqa: PLR0913 - an argument an option
-    tokenizer_from: Annotated[
-        Path, typer.Option("--tokenizer-from", metavar="FILE.jsonl", help="Texts that the tokenizer is trained on.")
-    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new model.")],
+    tokenizer_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer-from",
+            metavar="FILE.jsonl",
+            help="Texts that the tokenizer is trained on; without them a token is a character, as in the model tiny.",
+        ),
+    ] = None,
     family: Annotated[str, typer.Option("--family", help="llada, dream or sdar.")] = "llada",
     vocabulary: Annotated[int, typer.Option("--vocabulary", help="Tokens.")] = 2048,
     width: Annotated[int, typer.Option("--width", min=8)] = 128,
@@ -157,7 +162,7 @@ def init_model(  # noqa: PLR0913 - an argument an option
     window: Annotated[int, typer.Option("--window", min=8, help="Longest prompt plus answer.")] = 512,
     seed: Seed = 0,
 ) -> None:
-    """Make a small untrained model with a tokenizer of its own."""
+    """Make a small untrained model and its tokenizer."""
     from cluster.random_model import Sizes, make
     from cluster.terminal import console
     from models import save

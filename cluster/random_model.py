@@ -1,6 +1,7 @@
 """A small untrained model with a tokenizer of its own, in the published layout: proves a path with real rows.
 
-The tokenizer is byte-level BPE trained on the texts of a JSONL file, so it can write whatever stands there.
+The tokenizer is byte-level BPE trained on the texts of a JSONL file, so it can write whatever stands there; or one
+token a character, as in the built-in model, so that it can be trained on the same tasks in another size.
 """
 
 from __future__ import annotations
@@ -33,20 +34,17 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        if self.vocabulary < MIN_VOCABULARY:
-            raise ValueError(
-                f"vocabulary {self.vocabulary} must be at least {MIN_VOCABULARY}: every byte, end and mask"
-            )
 
 
-def make(texts_from: Path, *, family: str = "llada", sizes: Sizes | None = None, seed: int = 0) -> Denoiser:
-    """An untrained model of a family, with a tokenizer trained on every text of a JSONL file."""
+def make(texts_from: Path | None, *, family: str = "llada", sizes: Sizes | None = None, seed: int = 0) -> Denoiser:
+    """An untrained model of a family, with a tokenizer trained on every text of a JSONL file, or that of characters."""
     from models import create
+    from models.tokenizer import character_tokenizer
 
     sizes = sizes or Sizes()
     if family not in _CONFIGS:
         raise ValueError(f"family {family!r} has no small configuration here; allowed: {', '.join(sorted(_CONFIGS))}")
-    tokenizer = train_tokenizer(texts_of(texts_from), sizes.vocabulary)
+    tokenizer = train_tokenizer(texts_of(texts_from), sizes.vocabulary) if texts_from else character_tokenizer()
     sizes = replace(sizes, vocabulary=len(tokenizer))  # few texts make fewer tokens than were asked for
     ids = {"eos_token_id": tokenizer.eos_token_id, "mask_token_id": tokenizer.mask_token_id}
     config = _CONFIGS[family](sizes) | ids | {"pad_token_id": ids["eos_token_id"], "torch_dtype": "float32"}
@@ -58,6 +56,8 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenize
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    if vocabulary < MIN_VOCABULARY:
+        raise ValueError(f"vocabulary {vocabulary} must be at least {MIN_VOCABULARY}: every byte, end and mask")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import models
 from cluster.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,15 @@ def test_init_model_makes_a_model_that_can_write_its_texts(unmask, tmp_path):
     again, _, error = unmask("init-model", "--tokenizer-from", texts, "--out", folder)
     assert again == 2
     assert "holds a model already" in error
+
+
+def test_init_model_without_texts_has_a_token_a_character(unmask, tmp_path):
+    folder = tmp_path / "model"
+    status, _, _ = unmask("init-model", "--out", folder, "--width", 48, "--layers", 1, "--heads", 2)
+    assert status == 0
+    made, tiny = models.load(folder), models.load("tiny")
+    assert made.backbone.config.hidden_size == 48
+    assert models.encode_prompt(made, "1+2=") == models.encode_prompt(tiny, "1+2=")
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
