@@ -30,19 +30,24 @@ class KeyValues:
         self.num_rows = num_rows
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        by_row = (num_rows, max_length, num_heads, head_dim)
+        self._key_rows = [kept.view(by_row) for kept in self._keys]
+        self._value_rows = [kept.view(by_row) for kept in self._values]
 
     def write(self, layer: int, packing: Packing, key_MHE: torch.Tensor, value_MHE: torch.Tensor) -> None:
         """Keep what a forward has computed for its tokens."""
+        if packing.cache_range is not None:
+            start, stop = packing.cache_range
+            self._keys[layer][start:stop].copy_(key_MHE)
+            self._values[layer][start:stop].copy_(value_MHE)
+            return
         self._keys[layer].index_copy_(0, packing.cache_place, key_MHE)
         self._values[layer].index_copy_(0, packing.cache_place, value_MHE)
 
     def read(self, layer: int, row: int, num_rows: int, num_keys: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (rows, keys, H, E) of the first keys of consecutive rows."""
-        key, value = (
-            kept.view(self.num_rows, self.max_length, *kept.shape[1:])[row : row + num_rows, :num_keys]
-            for kept in (self._keys[layer], self._values[layer])
-        )
-        return key, value
+        part = (slice(row, row + num_rows), slice(num_keys))
+        return self._key_rows[layer][part], self._value_rows[layer][part]
 
     def copy(self, source: int, targets: list[int], start: int, stop: int) -> None:
         """Copy positions of one row to other rows."""

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from models.layer_ops import Differentiable, InPlace, Rotary
+from models.layer_ops import Differentiable, InPlace
+from models.rotary import Rotary
 
 CompileMode = Literal["off", "default", "graphs"]
 
@@ -41,17 +42,18 @@ class Compiled(InPlace):
 
     def begin(self) -> None:
         """Tell the graphs that a new forward begins and the results of the last one are no longer needed."""
+        super().begin()
         if self._mode == "graphs":
             torch.compiler.cudagraph_mark_step_begin()
 
     def before(
-        self, layer: Any, hidden_1MD: torch.Tensor, rotary: Rotary
+        self, layer: Any, hidden_MD: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Norm, projections and rotary embedding."""
-        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self._before(layer, hidden_1MD, rotary)
+        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self._before(layer, hidden_MD, rotary)
         return found
 
-    def after(self, layer: Any, hidden_1MD: torch.Tensor, attended_1MD: torch.Tensor) -> torch.Tensor:
+    def after(self, layer: Any, hidden_MD: torch.Tensor, attended_MD: torch.Tensor) -> torch.Tensor:
         """Output projection and the layer's second half."""
-        found: torch.Tensor = self._after(layer, hidden_1MD, attended_1MD)
+        found: torch.Tensor = self._after(layer, hidden_MD, attended_MD)
         return found

@@ -95,6 +95,15 @@ class Packing:
         row_S = torch.tensor([span.row for span in self.spans], device=self.device)
         return row_S[self._span_M] * self.max_length + self.position_M
 
+    @cached_property
+    def cache_range(self) -> tuple[int, int] | None:
+        """First and last + 1 of `cache_place` where they follow each other, which saves a scattered write."""
+        assert self.max_length is not None
+        ends = [(span.row * self.max_length + span.start, len(span)) for span in self.spans]
+        if any(start + size != following for (start, size), (following, _) in pairwise(ends)):
+            return None
+        return ends[0][0], ends[0][0] + self.num_tokens
+
     def flat(self, span_W: torch.Tensor, position_W: torch.Tensor) -> torch.Tensor:
         """Places of tokens named by span and position."""
         return self.offset_S[span_W] + position_W - self.start_S[span_W]

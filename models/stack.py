@@ -23,8 +23,9 @@ from models import plain_backward
 from models.cache import KeyValues
 from models.compiled import Compiled, CompileMode
 from models.fused import LARGEST_HEAD, store_inputs_first
-from models.layer_ops import Differentiable, InPlace, Rotary
+from models.layer_ops import Differentiable, InPlace
 from models.packing import Packing, Run
+from models.rotary import Rotary, RotaryTable, fresh
 
 
 class Observer(Protocol):
@@ -78,6 +79,7 @@ class Stack:
         self._head: Any = backbone.lm_head
         self._differentiable: Differentiable = Differentiable()
         self._in_place: InPlace = InPlace()
+        self._table = RotaryTable(self._model.rotary_emb)
         self.compile_mode: CompileMode = "off"
         self.recompute = False
         """Keep only the layers' inputs for the backward pass and compute the rest again."""
@@ -112,30 +114,35 @@ class Stack:
         position_M = packing.position_M
         if num_fill:
             token_M, position_M = pad(token_M, (0, num_fill)), pad(position_M, (0, num_fill))
-        hidden_1MD = self._model.embed_tokens(token_M[None])
-        rotary = self._model.rotary_emb(hidden_1MD, position_M[None])
+        hidden_MD = self._model.embed_tokens(token_M)
+        rotary = self._rotary(hidden_MD, position_M, packing)
         *layers, last = self._model.layers
         for index, layer in enumerate(layers):
-            arguments = (ops, layer, index, hidden_1MD, rotary, packing, cache, observer)
+            arguments = (ops, layer, index, hidden_MD, rotary, packing, cache, observer)
             if self.recompute and torch.is_grad_enabled():
-                hidden_1MD = checkpoint(_run_layer, *arguments, use_reentrant=False)
+                hidden_MD = checkpoint(_run_layer, *arguments, use_reentrant=False)
             else:
-                hidden_1MD = _run_layer(*arguments)
-        normed_1MD = ops.norm(last.input_layernorm, hidden_1MD)
-        keys = _kept(len(layers), *ops.keys(last, normed_1MD, rotary), packing, cache)
-        pending = Pending(self, ops, packing, hidden_1MD, normed_1MD, rotary, keys)
+                hidden_MD = _run_layer(*arguments)
+        normed_MD = ops.norm(last.input_layernorm, hidden_MD)
+        keys = _kept(len(layers), *ops.keys(last, normed_MD, rotary), packing, cache)
+        pending = Pending(self, ops, packing, hidden_MD, normed_MD, rotary, keys)
         if observer is not None and len(layers) in observer.layers:
-            observer.add(packing, ops.queries(last, normed_1MD, rotary), keys, last.self_attn.scaling)
+            observer.add(packing, ops.queries(last, normed_MD, rotary), keys, last.self_attn.scaling)
         return pending
+
+    def _rotary(self, hidden_MD: torch.Tensor, position_M: torch.Tensor, packing: Packing) -> Rotary:
+        if torch.is_grad_enabled():
+            return fresh(self._model.rotary_emb, hidden_MD, position_M)
+        return self._table.at(hidden_MD, position_M, max(span.stop for span in packing.spans))
 
     def finish(self, pending: Pending, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Hidden states (W, D) after the final norm; see `Pending.hidden`."""
         last = self._model.layers[-1]
         if self.recompute and torch.is_grad_enabled():
-            hidden_1WD = checkpoint(_finish_layer, last, pending, flat_W, counts, use_reentrant=False)
+            hidden_WD = checkpoint(_finish_layer, last, pending, flat_W, counts, use_reentrant=False)
         else:
-            hidden_1WD = _finish_layer(last, pending, flat_W, counts)
-        return pending.ops.norm(self._model.norm, hidden_1WD)[0]
+            hidden_WD = _finish_layer(last, pending, flat_W, counts)
+        return pending.ops.norm(self._model.norm, hidden_WD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,8 @@ class Pending:
     stack: Stack
     ops: Differentiable
     packing: Packing
-    hidden_1MD: torch.Tensor
-    normed_1MD: torch.Tensor
+    hidden_MD: torch.Tensor
+    normed_MD: torch.Tensor
     rotary: Rotary
     keys: Keys
 
@@ -162,31 +169,31 @@ def _run_layer(
     ops: Differentiable,
     layer: Any,
     index: int,
-    hidden_1MD: torch.Tensor,
+    hidden_MD: torch.Tensor,
     rotary: Rotary,
     packing: Packing,
     cache: KeyValues | None,
     observer: Observer | None,
 ) -> torch.Tensor:
     scaling = layer.self_attn.scaling
-    query_MHE, key_MKE, value_MKE = ops.before(layer, hidden_1MD, rotary)
+    query_MHE, key_MKE, value_MKE = ops.before(layer, hidden_MD, rotary)
     keys = _kept(index, key_MKE, value_MKE, packing, cache)
     if observer is not None and index in observer.layers:
         observer.add(packing, query_MHE, keys, scaling)
-    num_fill = hidden_1MD.shape[1] - packing.num_tokens
+    num_fill = len(hidden_MD) - packing.num_tokens
     if num_fill:
         query_MHE = query_MHE[: packing.num_tokens]
-    attended_1MD = _attend(query_MHE, keys, packing.runs, scaling)
-    return ops.after(layer, hidden_1MD, pad(attended_1MD, (0, 0, 0, num_fill)) if num_fill else attended_1MD)
+    attended_MD = _attend(query_MHE, keys, packing.runs, scaling)
+    return ops.after(layer, hidden_MD, pad(attended_MD, (0, 0, 0, num_fill)) if num_fill else attended_MD)
 
 
 def _finish_layer(layer: Any, pending: Pending, flat_W: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     ops, (cos, sin) = pending.ops, pending.rotary
-    rotary = (cos.index_select(1, flat_W), sin.index_select(1, flat_W))
-    query_WHE = ops.queries(layer, pending.normed_1MD.index_select(1, flat_W), rotary)
+    rotary = (cos.index_select(0, flat_W), sin.index_select(0, flat_W))
+    query_WHE = ops.queries(layer, pending.normed_MD.index_select(0, flat_W), rotary)
     runs = pending.packing.wanted_runs(flat_W, counts)
-    attended_1WD = layer.self_attn.o_proj(_attend(query_WHE, pending.keys, runs, layer.self_attn.scaling))
-    return ops.feed_forward(layer, ops.add(pending.hidden_1MD.index_select(1, flat_W), attended_1WD))
+    attended_WD = _attend(query_WHE, pending.keys, runs, layer.self_attn.scaling)
+    return ops.after(layer, pending.hidden_MD.index_select(0, flat_W), attended_WD)
 
 
 def _kept(
@@ -200,13 +207,16 @@ def _kept(
 
 
 def _attend(query_MHE: torch.Tensor, keys: Keys, runs: Sequence[Run], scaling: float) -> torch.Tensor:
-    """Attention output (1, M, H * E), run by run."""
+    """Attention output (M, H * E), run by run."""
+    if len(runs) == 1:
+        key, value = keys.of_all(runs)[0]
+        return _grouped_attention(query_MHE.unflatten(0, (runs[0].num_spans, -1)), key, value, runs[0].mask, scaling)
     queries = _cut(query_MHE, [(run.flat, run.num_spans * run.num_queries) for run in runs])
     parts = [
         _grouped_attention(query.unflatten(0, (run.num_spans, -1)), key, value, run.mask, scaling)
         for query, (key, value), run in zip(queries, keys.of_all(runs), runs, strict=True)
     ]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+    return torch.cat(parts)
 
 
 def _cut(whole: torch.Tensor, places: Sequence[tuple[int, int]]) -> list[torch.Tensor]:

@@ -51,10 +51,13 @@ class Evaluation:
 
     def hidden(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
         """Final hidden states (M, D) that predict these slots; the last layer runs here, and only for them."""
+        packing = self._pending.packing
+        if len(packing.spans) == 1 and not self._is_shared and not self._whole_block:
+            position_M = self._source(column_M + self._block_S[0][0])
+            return self._pending.hidden(position_M - packing.spans[0].start, [len(column_M)])
         span_M = self._span_A[row_M]
         if self._whole_block:
             return self._from_blocks(span_M, column_M)
-        packing = self._pending.packing
         flat_M = packing.flat(span_M, self._source(self._start_S[span_M] + column_M))
         flat_W, place_M = flat_M, None
         if self._is_shared:

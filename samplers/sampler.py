@@ -109,6 +109,9 @@ def draw_tokens(
     request's temperature at slots that are not greedy.
     """
     row_K = slots.row_M[index_K]
+    if not slots.state.any_temperature:
+        drawn = _joined([most_likely(logits_CV) for _, logits_CV in lots])
+        return Commit(row_K, slots.column_M[index_K], *drawn)
     law, own_K = Law.of(slots.state, row_K), None
     if temperature_M is not None:
         own_K = torch.where(law.greedy(), 0.0, temperature_M[index_K])
@@ -118,5 +121,21 @@ def draw_tokens(
     for lot, logits_CV in lots:
         token_C, logprob_C = draw(logits_CV, law.at(lot), uniform_K[lot])
         parts.append((token_C, logprob_C, entropy_of(logits_CV.softmax(dim=-1))))
+    return Commit(row_K, slots.column_M[index_K], *_joined(parts), temperature_K=own_K)
+
+
+Drawn = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Tokens, their log-probabilities, the entropies of their slots."""
+
+
+def most_likely(logits_CV: torch.Tensor) -> Drawn:
+    """What greedy slots take (the lowest id of equals), under the model's own law."""
+    p_CV, token_C = logits_CV.softmax(dim=-1), logits_CV.argmax(dim=-1)
+    return token_C, p_CV.gather(1, token_C[:, None])[:, 0].log(), entropy_of(p_CV)
+
+
+def _joined(parts: list[Drawn]) -> Drawn:
+    if len(parts) == 1:
+        return parts[0]
     token_K, logprob_K, entropy_K = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Commit(row_K, slots.column_M[index_K], token_K, logprob_K, entropy_K, temperature_K=own_K)
+    return token_K, logprob_K, entropy_K
