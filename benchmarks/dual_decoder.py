@@ -4,8 +4,10 @@ At the start of a block one forward of the whole canvas fills the cache and comm
 block is done only its own tokens are computed; they overwrite their places in the cache and attend to all of it.
 What the released decoder pays and this one therefore pays too: keys are kept as they were before the rotary embedding,
 which is done again over all keys in each layer and step; each layer looks up where the block lies and writes the cache
-row by row; the head runs at every computed position, the softmax is in float64; positions are picked row by row and
-candidate by candidate. Several sequences (of one prompt length) go block by block: a block ends when all rows are done.
+row by row; norms and rotary embedding run in regions without autocast, and dropout of 0 is called after the embedding
+and after both halves of a layer; the head runs at every computed position, the softmax is in float64; positions are
+picked row by row and candidate by candidate. Several sequences (of one prompt length) go block by block: a block ends
+when all rows are done.
 
 One thing differs: the mask token is never drawn.
 B sequences, N canvas positions, L computed positions, H heads, E channels of a head, V vocabulary.
@@ -37,6 +39,7 @@ class _CachedStack:
     def __init__(self, stock: Stock, num_positions: int) -> None:
         self.stock = stock
         self.kept: list[_Kept] = []
+        self.dropout = torch.nn.Dropout(0.0).eval()
         position_1N = torch.arange(num_positions, device=stock.backbone.device)[None]
         cos_1NE, sin_1NE = stock.backbone.model.rotary_emb(stock.backbone.lm_head.weight, position_1N)
         self.cos_11NE: torch.Tensor = cos_1NE[:, None]
@@ -47,12 +50,18 @@ class _CachedStack:
         model: Any = self.stock.backbone.model
         if replace_BN is None:
             self.kept = []
-        hidden_BLD = model.embed_tokens(token_BL)
+        hidden_BLD = self.dropout(model.embed_tokens(token_BL))
         for index, layer in enumerate(model.layers):
-            attended_BLD = self._attention(layer.self_attn, index, layer.input_layernorm(hidden_BLD), replace_BN)
-            hidden_BLD = hidden_BLD + attended_BLD
-            hidden_BLD = hidden_BLD + layer.mlp(layer.post_attention_layernorm(hidden_BLD))
-        return self.stock.head(model.norm(hidden_BLD))
+            normed_BLD = self._norm(layer.input_layernorm, hidden_BLD)
+            hidden_BLD = hidden_BLD + self.dropout(self._attention(layer.self_attn, index, normed_BLD, replace_BN))
+            normed_BLD = self._norm(layer.post_attention_layernorm, hidden_BLD)
+            hidden_BLD = hidden_BLD + self.dropout(layer.mlp(normed_BLD))
+        return self.stock.head(self._norm(model.norm, hidden_BLD))
+
+    def _norm(self, module: Any, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden_BLD.device.type, enabled=False):
+            normed_BLD: torch.Tensor = module(hidden_BLD)
+        return normed_BLD
 
     def _attention(
         self, module: Any, index: int, hidden_BLD: torch.Tensor, replace_BN: torch.Tensor | None
@@ -72,8 +81,9 @@ class _CachedStack:
                 kept.value[row, :, place_L] = value[row]
             key, value = kept.key, kept.value
             end = int(replace_BN.nonzero(as_tuple=True)[1].max()) + 1
-        query = self._rotate(query, end - query.shape[2], end)
-        key = self._rotate(key, 0, key.shape[2])
+        with torch.autocast(query.device.type, enabled=False):
+            query = self._rotate(query, end - query.shape[2], end)
+            key = self._rotate(key, 0, key.shape[2])
         output = scaled_dot_product_attention(query, key, value)
         attended_BLD: torch.Tensor = module.o_proj(output.transpose(1, 2).reshape(*hidden_BLD.shape[:2], -1))
         return attended_BLD

@@ -46,6 +46,8 @@ class KeyValues:
 
     def read(self, layer: int, row: int, num_rows: int, num_keys: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (rows, keys, H, E) of the first keys of consecutive rows."""
+        if num_rows == self.num_rows and num_keys == self.max_length:
+            return self._key_rows[layer], self._value_rows[layer]
         part = (slice(row, row + num_rows), slice(num_keys))
         return self._key_rows[layer][part], self._value_rows[layer][part]
 

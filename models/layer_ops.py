@@ -90,8 +90,9 @@ class InPlace(Differentiable):
 
     def begin(self) -> None:
         """See whether the weights are where they were."""
-        holds = self._weights is not None and self._weights.are_current
-        self._attending, self._gated = (self._weights.attending, self._weights.gated) if holds else ({}, {})
+        self._attending, self._gated = {}, {}
+        if self._weights is not None and self._weights.are_current:
+            self._attending, self._gated = self._weights.attending, self._weights.gated
 
     def after(self, layer: Any, hidden_MD: torch.Tensor, attended_MD: torch.Tensor) -> torch.Tensor:
         """As `Differentiable`, over `hidden`."""

@@ -81,12 +81,30 @@ class Packing:
         self.offsets = [0] * len(spans)
         for index in range(1, len(spans)):
             self.offsets[index] = self.offsets[index - 1] + lengths[index - 1]
-        length_S = torch.tensor(lengths, device=device)
-        self.offset_S = torch.tensor(self.offsets, device=device)
-        self.start_S = torch.tensor([span.start for span in spans], device=device)
-        span_M = torch.repeat_interleave(length_S, output_size=self.num_tokens)
-        self.position_M = torch.arange(self.num_tokens, device=device) + (self.start_S - self.offset_S)[span_M]
-        self._span_M = span_M
+
+    # Worked out when asked for: one sequence by itself needs hardly any of it, and its steps are short.
+
+    @cached_property
+    def offset_S(self) -> torch.Tensor:
+        """Place of each span's first token."""
+        return torch.tensor(self.offsets, device=self.device)
+
+    @cached_property
+    def start_S(self) -> torch.Tensor:
+        """Position of each span's first token."""
+        return torch.tensor([span.start for span in self.spans], device=self.device)
+
+    @cached_property
+    def position_M(self) -> torch.Tensor:
+        """Position of each token in its sequence."""
+        if len(self.spans) == 1:
+            return torch.arange(self.spans[0].start, self.spans[0].stop, device=self.device)
+        return torch.arange(self.num_tokens, device=self.device) + (self.start_S - self.offset_S)[self._span_M]
+
+    @cached_property
+    def _span_M(self) -> torch.Tensor:
+        length_S = torch.tensor([len(span) for span in self.spans], device=self.device)
+        return torch.repeat_interleave(length_S, output_size=self.num_tokens)
 
     @cached_property
     def cache_place(self) -> torch.Tensor:

@@ -209,11 +209,11 @@ def _kept(
 def _attend(query_MHE: torch.Tensor, keys: Keys, runs: Sequence[Run], scaling: float) -> torch.Tensor:
     """Attention output (M, H * E), run by run."""
     if len(runs) == 1:
-        key, value = keys.of_all(runs)[0]
-        return _grouped_attention(query_MHE.unflatten(0, (runs[0].num_spans, -1)), key, value, runs[0].mask, scaling)
+        ((key, value),) = keys.of_all(runs)
+        return _grouped_attention(query_MHE, runs[0], key, value, scaling)
     queries = _cut(query_MHE, [(run.flat, run.num_spans * run.num_queries) for run in runs])
     parts = [
-        _grouped_attention(query.unflatten(0, (run.num_spans, -1)), key, value, run.mask, scaling)
+        _grouped_attention(query, run, key, value, scaling)
         for query, (key, value), run in zip(queries, keys.of_all(runs), runs, strict=True)
     ]
     return torch.cat(parts)
@@ -240,20 +240,16 @@ def _joined(stretches: Sequence[torch.Tensor], reads: Sequence[tuple[int, int]])
 
 
 def _grouped_attention(
-    query_SQHE: torch.Tensor,
-    key_SNKE: torch.Tensor,
-    value_SNKE: torch.Tensor,
-    mask_11QN: torch.Tensor | None,
-    scaling: float,
+    query_MHE: torch.Tensor, run: Run, key_SNKE: torch.Tensor, value_SNKE: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """Fused attention (S * Q, H * E); the query heads that share a key head stand as further queries beside it."""
-    spans, queries, heads, channels = query_SQHE.shape
-    key_heads = key_SNKE.shape[2]
+    (tokens, heads, channels), spans = query_MHE.shape, run.num_spans
+    key_heads, queries, mask_11QN = key_SNKE.shape[2], tokens // spans, run.mask
     group = heads // key_heads
     if group == 1:
-        query = query_SQHE.transpose(1, 2)
+        query = query_MHE.view(spans, queries, heads, channels).transpose(1, 2)
     else:
-        query = query_SQHE.view(spans, queries, key_heads, group, channels).permute(0, 2, 3, 1, 4)
+        query = query_MHE.view(spans, queries, key_heads, group, channels).permute(0, 2, 3, 1, 4)
         query = query.reshape(spans, key_heads, group * queries, channels)
         mask_11QN = mask_11QN if mask_11QN is None else mask_11QN.repeat(1, 1, group, 1)
     output = plain_backward.attention(query, key_SNKE.transpose(1, 2), value_SNKE.transpose(1, 2), mask_11QN, scaling)

@@ -41,6 +41,7 @@ class Canvases:
         self.memory_SN: dict[str, torch.Tensor] = {}
         self.remember(memory)
         self._stop_ids = torch.tensor(stop_ids, device=device)
+        self._position_N = torch.arange(max_length, device=device)
 
     def remember(self, names: Sequence[str]) -> None:
         """Keep numbers of these names a slot for the sampler."""
@@ -84,14 +85,13 @@ class Canvases:
 
         The one place where a step reads from the device.
         """
-        far = self.token_SN.shape[1]
-        position_N = torch.arange(far, device=self.device)
+        position_N, far = self._position_N, self.token_SN.shape[1]
         first_masked_A = torch.where(self.masked_SN[view.slot_A], position_N, far).amin(dim=1)
-        stands_AN = (position_N >= view.prompt_A[:, None]) & (position_N < view.length_A[:, None])
-        stop_AN = stands_AN & torch.isin(self.token_SN[view.slot_A], self._stop_ids)
-        ended_A = torch.where(stop_AN, position_N, far).amin(dim=1) < first_masked_A
-        first, ended = torch.stack((first_masked_A, ended_A.to(torch.int64))).tolist()
-        return first, [bool(flag) for flag in ended]
+        before_A = first_masked_A.minimum(view.length_A)
+        stands_AN = (position_N >= view.prompt_A[:, None]) & (position_N < before_A[:, None])
+        ended_A = (stands_AN & torch.isin(self.token_SN[view.slot_A], self._stop_ids)).any(dim=1)
+        first, ended = zip(*(divmod(code, 2) for code in ended_A.add(first_masked_A, alpha=2).tolist()), strict=True)
+        return list(first), [bool(flag) for flag in ended]
 
 
 class BlockView:

@@ -8,6 +8,7 @@ are one canvas.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 
@@ -39,15 +40,21 @@ class Evaluation:
         whole_block: bool | None = None,
     ) -> None:
         device = pending.packing.device
-        self._denoiser, self._pending = denoiser, pending
+        self._denoiser, self._pending, self._span_of_row = denoiser, pending, span_of_row
         self._attention_SL, self._fork = attention_SL, fork
         self._block_S = block_S
-        self._start_S = torch.tensor([start for start, _ in block_S], device=device)
-        self._span_A = torch.tensor(span_of_row, device=device)
         self._is_shared = len(span_of_row) > len(pending.packing.spans)
         self._whole_block = device.type != "cpu" if whole_block is None else whole_block
         self._block_hidden_WD: torch.Tensor | None = None
         self.vocab_size = denoiser.vocab_size
+
+    @cached_property
+    def _start_S(self) -> torch.Tensor:
+        return torch.tensor([start for start, _ in self._block_S], device=self._pending.packing.device)
+
+    @cached_property
+    def _span_A(self) -> torch.Tensor:
+        return torch.tensor(self._span_of_row, device=self._pending.packing.device)
 
     def hidden(self, row_M: torch.Tensor, column_M: torch.Tensor) -> torch.Tensor:
         """Final hidden states (M, D) that predict these slots; the last layer runs here, and only for them."""

@@ -129,8 +129,7 @@ class Forwards:
         packing = self._packing(spans, self._cache)
         token_M = torch.cat([self._canvases.token_SN[span.row, span.start : span.stop] for span in spans])
         watched = self._watch(rows, spans, span_of_row)
-        index_A = torch.tensor(index_of, device=token_M.device)
-        probe = self._probe(packing, span_of_row, index_A, view)
+        probe = self._probe(packing, span_of_row, index_of, view)
         pending = self._denoiser.start(token_M, packing, cache=self._cache, observer=probe)
         for row, span in zip(rows, span_of_row, strict=True):
             row.count_forward(spans[span], self._policy, self._layout)
@@ -184,13 +183,14 @@ class Forwards:
                     self._store.keep(row)
 
     def _probe(
-        self, packing: Packing, span_of_row: Sequence[int], index_A: torch.Tensor, view: BlockView
+        self, packing: Packing, span_of_row: Sequence[int], index_of: Sequence[int], view: BlockView
     ) -> BlockProbe | None:
         """What the sampler wants to know of the attention, if anything."""
         spec = self._probe_spec
         if spec is None:
             return None
-        owner_S = index_A[[span_of_row.index(span) for span in range(len(packing.spans))]]
+        owners = [index_of[span_of_row.index(span)] for span in range(len(packing.spans))]
+        owner_S = torch.tensor(owners, device=packing.device)
         position_SL = torch.where(view.inside_AL[owner_S], view.position_AL[owner_S], view.start_A[owner_S][:, None])
         span_SL = torch.arange(len(owner_S), device=packing.device)[:, None].expand_as(position_SL)
         known_SN = ~self._canvases.masked_SN[view.slot_A[owner_S]] if spec.kind == "row" else None

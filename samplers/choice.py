@@ -53,13 +53,16 @@ def choose(view: View, score_M: torch.Tensor, count: CountRule, *, position_temp
     softmax(score / position_temperature) instead of sorting.
     """
     state, slots = view.state, view.slots
+    takes_best = count.is_single and not state.any_budget and position_temperature is None
+    if takes_best and len(view.allowed_RL) == 1 and view.allowed_RL is state.candidate_RL and not slots.is_grid:
+        return Choice(score_M.argmax(dim=0, keepdim=True), None)
     score_RL = slots.spread(score_M, -torch.inf).masked_fill(~view.allowed_RL, -torch.inf)
     logit_RL = None
     if position_temperature is not None:
         logit_RL = score_RL.to(torch.float64) / position_temperature
         score_RL = logit_RL + gumbel(state)
     best_R = score_RL.argmax(dim=1)
-    if count.is_single and not state.any_budget and logit_RL is None:
+    if takes_best:
         return Choice(slots.index_at(best_R), None)
     top_prob_RL = _spread(view, None if view.prediction is None else view.prediction.top_prob_M)
     entropy_RL = _spread(view, None if view.prediction is None else view.prediction.entropy_M)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import models
 from models.packing import Span
+from models.rotary import RotaryTable, fresh
 
 LLADA = {
     "model_type": "llada", "d_model": 32, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 48,
@@ -33,18 +34,20 @@ CONFIGS = {
         "topk_group": 1, "num_shared_experts": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5,
     },
 }  # fmt: skip
-_BUILT: dict[str, models.Denoiser] = {}
+_BUILT: dict[tuple[str, bool], models.Denoiser] = {}
 
 
-def denoiser_of(name: str) -> models.Denoiser:
-    if name not in _BUILT:
+def denoiser_of(name: str, *, fused: bool = False) -> models.Denoiser:
+    if (name, fused) not in _BUILT:
         denoiser = models.create(CONFIGS[name], seed=3)
         with torch.no_grad():
             for parameter in denoiser.parameters():
                 if parameter.ndim >= 2:
                     parameter.mul_(5.0)
-        _BUILT[name] = denoiser.eval()
-    return _BUILT[name]
+        if fused:
+            denoiser.stack.fuse()
+        _BUILT[name, fused] = denoiser.eval()
+    return _BUILT[name, fused]
 
 
 def sequences(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
@@ -60,10 +63,12 @@ def whole(lengths: list[int]) -> list[Span]:
     return [Span(row, 0, length, length) for row, length in enumerate(lengths)]
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("lengths", [[13, 13, 9, 1, 20, 20], [70, 70, 60, 60]])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_packed_sequences_equal_the_stock_forward_of_each(name: str) -> None:
-    denoiser, lengths = denoiser_of(name), [13, 13, 9, 1, 20, 20]
+def test_packed_sequences_equal_the_stock_forward_of_each(name: str, lengths: list[int], fused: bool) -> None:
+    denoiser = denoiser_of(name, fused=fused)
     tokens = sequences(lengths)
     packing = denoiser.packing(whole(lengths))
     hidden = denoiser.start(torch.cat(tokens), packing).hidden(torch.arange(packing.num_tokens), lengths)
@@ -73,11 +78,12 @@ def test_packed_sequences_equal_the_stock_forward_of_each(name: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(sorted(CONFIGS)),
+    st.booleans(),
     st.lists(st.tuples(st.integers(1, 24), st.integers(0, 23), st.integers(0, 2**10)), min_size=1, max_size=5),
 )
 @torch.no_grad()
-def test_part_of_a_canvas_computed_again_over_kept_keys_equals_the_whole(name: str, shapes) -> None:
-    denoiser = denoiser_of(name)
+def test_part_of_a_canvas_computed_again_over_kept_keys_equals_the_whole(name: str, fused: bool, shapes) -> None:
+    denoiser = denoiser_of(name, fused=fused)
     lengths = [length for length, _, _ in shapes]
     tokens = sequences(lengths, seed=len(shapes))
     cache = denoiser.new_cache(len(lengths), 24)
@@ -190,6 +196,52 @@ def test_fused_projections_follow_their_weights() -> None:
             pending = denoiser.start(torch.cat(tokens), packing)
             hidden = pending.hidden(torch.arange(packing.num_tokens), lengths)
             torch.testing.assert_close(hidden, torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_layer_put_in_the_place_of_a_fused_one_is_used() -> None:
+    denoiser, lengths = models.create(CONFIGS["llada"], seed=3).eval(), [13, 9]
+    tokens = torch.cat(sequences(lengths))
+    packing = denoiser.packing(whole(lengths))
+    denoiser.stack.fuse()
+    attention, feed_forward = denoiser.backbone.model.layers[1].self_attn, denoiser.backbone.model.layers[2].mlp
+    for owner, name in ((attention, "k_proj"), (attention, "o_proj"), (feed_forward, "up_proj")):
+        old = getattr(owner, name)
+        doubled = torch.nn.Linear(old.in_features, old.out_features, bias=False)
+        doubled.weight.copy_(2 * old.weight)
+        setattr(owner, name, doubled)
+        hidden = denoiser.start(tokens, packing).hidden(torch.arange(packing.num_tokens), lengths)
+        expected = torch.cat(stock(denoiser, [*tokens.split(lengths)]))
+        torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llada", "llada2"])
+@torch.no_grad()
+def test_rotary_angles_looked_up_equal_the_stock_modules_to_the_last_bit(name: str) -> None:
+    module = denoiser_of(name).backbone.model.rotary_emb
+    table = RotaryTable(module)
+    for dtype, positions in ((torch.float32, [3, 0, 99]), (torch.float32, [7, 300, 1000]), (torch.bfloat16, [5, 260])):
+        like, position = torch.zeros(1, dtype=dtype), torch.tensor(positions)
+        for looked_up, worked_out in zip(
+            table.at(like, position, max(positions) + 1), fresh(module, like, position), strict=True
+        ):
+            assert looked_up.dtype == dtype
+            assert torch.equal(looked_up, worked_out)
+
+
+def test_spans_that_follow_each_other_in_the_cache_are_one_stretch_of_it() -> None:
+    denoiser = denoiser_of("llada")
+
+    def stretch(*spans: Span) -> tuple[int, int] | None:
+        packing = denoiser.packing(spans, max_length=24)
+        found = packing.cache_range
+        assert found is None or packing.cache_place.tolist() == list(range(*found))
+        return found
+
+    assert stretch(Span(2, 4, 9, 24)) == (52, 57)
+    assert stretch(Span(0, 4, 24, 24), Span(1, 0, 24, 24), Span(2, 0, 3, 24)) == (4, 51)
+    assert stretch(Span(0, 4, 9, 24), Span(1, 4, 9, 24)) is None
+    assert stretch(Span(1, 0, 24, 24), Span(0, 0, 24, 24)) is None
 
 
 def test_weights_are_laid_out_for_few_tokens_and_loaded_saved_and_trained_as_ever(tmp_path) -> None:
