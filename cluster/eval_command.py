@@ -25,6 +25,14 @@ from cluster.decoding_options import (
     TopP,
     decoding_of,
 )
+from cluster.pool_options import (
+    CpusPerWorker,
+    GpusPerWorker,
+    NumSamples,
+    Timeout,
+    check_folder,
+    refuse_pool_options,
+)
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
@@ -40,7 +48,6 @@ TestFiles = Annotated[
     typer.Option("--test-file", metavar="[TASK=]FILE", help="Test rows of a task from a file; may be repeated."),
 ]
 DEFAULT_SAMPLER = "confidence"
-_ONLY_WITH_WORKERS = ("cpus_per_worker", "gpus_per_worker", "ray_address", "timeout_s")
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         ),
     ] = None,
     options: DecodingOptions = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per row.")] = 1,
+    num_samples: NumSamples = 1,
     k: Annotated[str, typer.Option("--k", metavar="1,4,16", help="Which pass@k; k up to the samples.")] = "1",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows per task; all if not given.")] = None,
     test_file: TestFiles = None,
@@ -91,14 +98,12 @@ def evaluate(  # noqa: PLR0913 - an argument an option
     num_workers: Annotated[
         int | None, typer.Option("--num-workers", min=1, help="Workers on Ray; in this process if not given.")
     ] = None,
-    cpus_per_worker: Annotated[float, typer.Option("--cpus-per-worker", min=0.0)] = 1.0,
-    gpus_per_worker: Annotated[float, typer.Option("--gpus-per-worker", min=0.0)] = 0.0,
+    cpus_per_worker: CpusPerWorker = 1.0,
+    gpus_per_worker: GpusPerWorker = 0.0,
     ray_address: Annotated[
         str, typer.Option("--ray-address", help="`local` starts Ray here, `auto` or an address joins a cluster.")
     ] = "local",
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", min=1.0, help="Seconds that a worker may take for one batch of prompts.")
-    ] = 3600.0,
+    timeout_s: Timeout = 3600.0,
 ) -> None:
     """Measure pass@1, pass@k and the cost of answers on held-out rows, with one or several samplers."""
     from cluster.eval_run import EvalRun, labelled, task_configs
@@ -125,8 +130,8 @@ def evaluate(  # noqa: PLR0913 - an argument an option
         workers=workers,
         cluster=cluster,
     )
-    _check_folder("--json", json_file)
-    _check_folder("--plots", plots)
+    check_folder("--json", json_file)
+    check_folder("--plots", plots)
     decodings = [
         decoding_of(
             sampler=name,
@@ -171,7 +176,7 @@ def compare(
     from cluster.eval_rows import read_arms
     from cluster.terminal import console
 
-    _check_folder("--plots", plots)
+    check_folder("--plots", plots)
     arms = read_arms(files)
     sizes = [1] if k is None else _whole_numbers("--k", k)
     if markdown:
@@ -208,10 +213,7 @@ def _workers(
     from rollout.config import RolloutConfig
 
     if num_workers is None:
-        given = [n for n in _ONLY_WITH_WORKERS if str(context.get_parameter_source(n)).endswith("COMMANDLINE")]
-        if given:
-            names = " and ".join({"timeout_s": "--timeout"}.get(n, f"--{n.replace('_', '-')}") for n in given)
-            raise ValueError(f"{names} is for a pool of workers; give --num-workers too, or leave it out")
+        refuse_pool_options(context, wanted="--num-workers")
         return RolloutConfig(), None
     return RolloutConfig(num_workers=num_workers, **settings), ClusterConfig(address=ray_address)
 
@@ -233,9 +235,3 @@ def _whole_numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"{option} {text!r}: write whole numbers separated by commas, for instance 1,4,16") from error
-
-
-def _check_folder(option: str, file: Path | None) -> None:
-    """Refuse a result that could not be written, before the work is done."""
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ValueError(f"{option} {file}: there is no folder {file.absolute().parent}; make it first")

@@ -25,6 +25,14 @@ from cluster.decoding_options import (
     TopP,
     decoding_of,
 )
+from cluster.pool_options import (
+    CpusPerWorker,
+    GpusPerWorker,
+    NumSamples,
+    Timeout,
+    check_folder,
+    refuse_pool_options,
+)
 
 if TYPE_CHECKING:
     from cluster.bulk import BulkRun
@@ -32,8 +40,6 @@ if TYPE_CHECKING:
     from rollout.config import DecodingConfig
 
 logger = logging.getLogger(__name__)
-
-_ONLY_WITH_OUT = ("resume", "num_workers", "cpus_per_worker", "gpus_per_worker", "ray_address", "timeout_s")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +54,7 @@ def generate(  # noqa: PLR0913 - an argument an option
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE.jsonl", help="One prompt a line.")] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="Order of denoising.")] = None,
     options: DecodingOptions = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Answers per prompt.")] = 1,
+    num_samples: NumSamples = 1,
     max_new_tokens: MaxNewTokens = None,
     block_length: BlockLength = None,
     steps: Steps = None,
@@ -71,8 +77,8 @@ def generate(  # noqa: PLR0913 - an argument an option
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out that was not finished.")] = False,
     num_workers: Annotated[int, typer.Option("--num-workers", min=1, help="Workers of the pool.")] = 1,
-    cpus_per_worker: Annotated[float, typer.Option("--cpus-per-worker", min=0.0)] = 1.0,
-    gpus_per_worker: Annotated[float, typer.Option("--gpus-per-worker", min=0.0)] = 0.0,
+    cpus_per_worker: CpusPerWorker = 1.0,
+    gpus_per_worker: GpusPerWorker = 0.0,
     ray_address: Annotated[
         str,
         typer.Option(
@@ -80,9 +86,7 @@ def generate(  # noqa: PLR0913 - an argument an option
             help="`local` starts Ray here, `auto` or an address joins a cluster, `none` works in this process.",
         ),
     ] = "local",
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", min=1.0, help="Seconds that a worker may take for one batch of prompts.")
-    ] = 3600.0,
+    timeout_s: Timeout = 3600.0,
 ) -> None:
     """Answer prompts, with step maps and log-probabilities.
 
@@ -135,12 +139,8 @@ def _check(context: typer.Context, prompt: list[str] | None, prompts: Path | Non
     if (prompt is None) == (prompts is None):
         raise ValueError("give --prompt TEXT (once or more) or --prompts FILE.jsonl")
     if out is None:
-        given = [name for name in _ONLY_WITH_OUT if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
-        if given:
-            names = " and ".join({"timeout_s": "--timeout"}.get(name, f"--{name.replace('_', '-')}") for name in given)
-            raise ValueError(f"{names} is for a pool of workers; give --out FILE.jsonl too, or leave it out")
-    elif not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+        refuse_pool_options(context, wanted="--out FILE.jsonl", more=("resume", "num_workers"))
+    check_folder("--out", out)
 
 
 def _check_order(show_order: bool, picture: Path | None, *, as_json: bool, out: Path | None) -> None:
@@ -148,8 +148,7 @@ def _check_order(show_order: bool, picture: Path | None, *, as_json: bool, out: 
         raise ValueError("--show-order is for a person to read, and --json has the step_map; leave one out")
     if out is not None and (show_order or picture is not None):
         raise ValueError("--show-order and --order-picture show answers made in this process; leave out --out")
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise ValueError(f"--order-picture {picture}: there is no folder {picture.absolute().parent}; make it first")
+    check_folder("--order-picture", picture)
     if picture is not None and picture.suffix.lower() != ".png":
         raise ValueError(f"--order-picture {picture}: pictures are PNG; give a name that ends in .png")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from cluster.policy_environment import environment_maker, num_rows
 from cluster.progress import Progress
 from cluster.ray_start import ray_session
 from cluster.run_folder import RunFolder, open_run_folder
-from cluster.tracking import Status, Tracker, saved_run_id
+from cluster.tracked import tracked
+from cluster.tracking import Tracker, saved_run_id
 from learner import checkpoint
 from learner.unmasking_policy import UnmaskingAlgorithm, options_of
 from learner.unmasking_rounds import Round
@@ -92,7 +93,10 @@ def run_policy(recipe: PolicyRecipe, *, resume: bool = False) -> PolicySummary:
         if start is not None:
             restore(algorithm, start)
             progress.note(f"resumed from {start}")
-        tracker = stack.enter_context(_tracking(recipe, folder))
+        run_id = saved_run_id(folder.path)
+        tracker = stack.enter_context(
+            tracked(recipe, folder.path, run_id, last=lambda _: checkpoint.latest(folder.checkpoints))
+        )
         return PolicyRun(recipe, folder, algorithm, tracker, progress).train()
 
 
@@ -292,18 +296,3 @@ def _eval_config(recipe: PolicyRecipe, sampler: SamplerConfig) -> EvalConfig:
         "block_length": recipe.policy.block_length,
     }
     return recipe.eval.model_copy(update=changes)
-
-
-@contextmanager
-def _tracking(recipe: PolicyRecipe, folder: RunFolder) -> Iterator[Tracker]:
-    """The run's record, closed with how the run ended."""
-    tracker = Tracker.start(recipe, folder.path, resume_run_id=saved_run_id(folder.path))
-    status: Status = "failed"
-    try:
-        yield tracker
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        status = "killed"
-        raise
-    finally:
-        tracker.finish(status, checkpoint=checkpoint.latest(folder.checkpoints))

@@ -29,7 +29,8 @@ from cluster.progress import Progress
 from cluster.ray_start import ray_session
 from cluster.run_folder import RunFolder, open_run_folder
 from cluster.sft_data import Examples
-from cluster.tracking import Status, Tracker, read_metrics, saved_run_id
+from cluster.tracked import tracked
+from cluster.tracking import Tracker, read_metrics, saved_run_id
 from learner import checkpoint
 from learner.agdo_sft import agdo_canvases, finished_texts, mean_statistics
 from learner.masking import blockwise_canvases, random_canvases
@@ -238,7 +239,9 @@ def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: P
         examples=examples,
         held_out=_held_out(recipe, examples),
         learner=learner,
-        tracker=stack.enter_context(_tracking(recipe, folder)),
+        tracker=stack.enter_context(
+            tracked(recipe, folder.path, saved_run_id(folder.path), last=lambda _: _best(folder))
+        ),
         progress=progress,
         step=step,
         evaluations={int(row["step"]): row for row in read_metrics(folder.path) if LOSS in row and row["step"] <= step},
@@ -272,20 +275,9 @@ def _placement(recipe: SftRecipe) -> Iterator[Placement]:
         yield placement
 
 
-@contextmanager
-def _tracking(recipe: SftRecipe, folder: RunFolder) -> Iterator[Tracker]:
-    """The run's record, closed with how the run ended."""
-    tracker = Tracker.start(recipe, folder.path, resume_run_id=saved_run_id(folder.path))
-    status: Status = "failed"
-    try:
-        yield tracker
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        status = "killed"
-        raise
-    finally:
-        best = folder.checkpoints / "best" / "model"
-        tracker.finish(status, checkpoint=best if best.exists() else None)
+def _best(folder: RunFolder) -> Path | None:
+    best = folder.checkpoints / "best" / "model"
+    return best if best.exists() else None
 
 
 def _summary(run: SftRun) -> SftSummary:

@@ -40,7 +40,8 @@ from cluster.spans import SpanFile
 from cluster.stop_signal import StopSignal
 from cluster.stopwatch import Stopwatch
 from cluster.timeline import DRIVER, write_trace
-from cluster.tracking import Status, Tracker
+from cluster.tracked import tracked
+from cluster.tracking import Tracker
 from cluster.transport import ObjectStoreTransport, WeightTransport
 from cluster.watchdog import watch
 from learner import checkpoint
@@ -125,7 +126,8 @@ def assemble(
     gatherer = Gatherer(recipe, cursor=cursor, buffer=buffer, interrupt=stop.check, **pools)
     tokenizer = load_tokenizer(resolve(recipe.model.path))
     assert tokenizer is not None, "the check has read prompts with it"
-    tracker = stack.enter_context(_tracking(recipe, folder, start[1].run_id if start else None))
+    run_id = start[1].run_id if start else None
+    tracker = stack.enter_context(tracked(recipe, folder.path, run_id, last=lambda record: _last(folder, record)))
     tracker.tag(graders.metadata)
     run = TrainRun(
         recipe=recipe,
@@ -211,23 +213,15 @@ def _placement(recipe: TrainRecipe) -> Iterator[Placement]:
         yield placement
 
 
-@contextmanager
-def _tracking(recipe: TrainRecipe, folder: RunFolder, run_id: str | None) -> Iterator[Tracker]:
-    """The run's record, closed with how the run ended."""
-    tracker = Tracker.start(recipe, folder.path, resume_run_id=run_id)
-    status: Status = "failed"
-    try:
-        yield tracker
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        status = "killed"
-        raise
-    finally:
-        _save_timeline(folder, tracker)
-        saved = checkpoint.latest(folder.checkpoints)
-        if saved is not None and _size(saved / "model") <= MAX_UPLOAD_BYTES:
-            tracker.artifact(saved / "model", "checkpoint")
-        tracker.finish(status, checkpoint=saved / "model" if saved else None)
+def _last(folder: RunFolder, tracker: Tracker) -> Path | None:
+    """What is added to the record at the end; the newest checkpoint."""
+    _save_timeline(folder, tracker)
+    saved = checkpoint.latest(folder.checkpoints)
+    if saved is None:
+        return None
+    if _size(saved / "model") <= MAX_UPLOAD_BYTES:
+        tracker.artifact(saved / "model", "checkpoint")
+    return saved / "model"
 
 
 def _save_timeline(folder: RunFolder, tracker: Tracker) -> None:
