@@ -7,8 +7,8 @@ answered with three seeds; the others are the same for every seed.
                         forwards that the policy took, in points, with a 95 % interval (bootstrap over rows)
 
 A policy that takes fewer forwards than the fastest threshold, or more than the slowest, is compared with that one.
-Policies given with the same label (the same alpha, trained with several seeds) are one row, of all their answers; what
-each of them is above or below the threshold by is listed beside.
+Policies given with the same label (the same alpha, trained with several seeds) are one row: what each of them is above
+or below the threshold by, at its own forwards, is listed, and the mean of these stands before with its interval.
 """
 
 from __future__ import annotations
@@ -99,15 +99,19 @@ def settings(
 
 
 def gap(policy: Point, sweep: Sequence[Point]) -> tuple[float, float, float]:
-    """Policy minus threshold at equal forwards, in points: mean, low, high."""
+    """Policy minus threshold at equal forwards, in points, mean over the policies of the label: mean, low, high."""
     generator = np.random.default_rng(0)
     rows = len(policy.correct_RS)
     draws = [np.arange(rows), *(generator.integers(rows, size=rows) for _ in range(RESAMPLES))]
     differences = []
     for index in draws:
         line = sorted((point.forwards_RS[index].mean(), point.correct_RS[index].mean()) for point in sweep)
-        equal = np.interp(policy.forwards_RS[index].mean(), [f for f, _ in line], [c for _, c in line])
-        differences.append(100 * (policy.correct_RS[index].mean() - equal))
+        forwards, correct = zip(*line, strict=True)
+        above = [
+            one.correct_RS[index].mean() - np.interp(one.forwards_RS[index].mean(), forwards, correct)
+            for one in policy.each()
+        ]
+        differences.append(100 * float(np.mean(above)))
     low, high = np.percentile(differences[1:], [2.5, 97.5])
     return differences[0], float(low), float(high)
 
