@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cluster.cursor import Visit
 from rollout.records import Group
@@ -42,7 +43,7 @@ class Entry:
     visit: Visit
     group: Group
 
-    @property
+    @cached_property
     def version(self) -> int:
         """Oldest weights that any of its answers was drawn with."""
         return min((answer.weights_version[0] for answer in self.group.trajectories), default=0)

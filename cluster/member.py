@@ -19,6 +19,8 @@ class Work(Generic[Item]):
     items: tuple[Item, ...]
     num_tries: int = 0
     started: float = 0.0
+    was_reissued: bool = False
+    """Whether another worker has been given the very same items."""
 
 
 @dataclass

@@ -360,22 +360,26 @@ class WorkerPool(ABC, Generic[Item, Result]):
         if self._straggler_factor is None or len(self._item_s) < MIN_CALLS_KNOWN:
             return
         idle = [member for member in self._members if member.is_ready and member.call is None]
-        typical_s = statistics.median(self._item_s)
+        item_s, now = self._straggler_factor * statistics.median(self._item_s), time.monotonic()
         for member in self._members if idle else ():
-            if member.call is None or not member.call[1].items or self._twin(member.call[1], member):
+            if member.call is None or not idle:
                 continue
-            work = member.call[1]
-            limit_s = max(MIN_STRAGGLER_S, self._straggler_factor * typical_s * len(work.items))
-            if idle and time.monotonic() - work.started > limit_s:
-                other = idle.pop()
-                logger.warning(
-                    "%s is late with %d items: %s tries too", *(member.handle.name, len(work.items), other.handle.name)
-                )
-                other.call = self._call(other.handle, work.items), replace(work, started=time.monotonic())
-                self.num_reissued += 1
+            future, work = member.call
+            is_late = work.items and now - work.started > max(MIN_STRAGGLER_S, item_s * len(work.items))
+            if not is_late or self._twin(work, member):
+                continue
+            other, again = idle.pop(), replace(work, was_reissued=True)
+            logger.warning(
+                "%s is late with %d items: %s tries too", *(member.handle.name, len(work.items), other.handle.name)
+            )
+            member.call = future, again
+            other.call = self._call(other.handle, work.items), replace(again, started=time.monotonic())
+            self.num_reissued += 1
 
     def _twin(self, work: Work[Item], but: Member[Item] | None = None) -> Member[Item] | None:
         """Another worker that works on the very same items."""
+        if not work.was_reissued:
+            return None
         same = (m for m in self._members if m is not but and m.call and work.items and m.call[1].items is work.items)
         return next(same, None)
 
