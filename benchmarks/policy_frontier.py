@@ -33,7 +33,7 @@ from samplers.config import SamplerConfig
 
 BASELINE = "threshold"
 SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
-    BASELINE: ("tau", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)),
+    BASELINE: ("tau", (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 0.99)),
     "confidence": ("tokens_per_step", (1, 2, 3, 4, 6)),
     "random": ("tokens_per_step", (2, 4, 6)),
     "eb": ("gamma", (0.1, 0.5, 1.0, 2.0)),
