@@ -95,7 +95,7 @@ def run_policy(recipe: PolicyRecipe, *, resume: bool = False) -> PolicySummary:
             progress.note(f"resumed from {start}")
         run_id = saved_run_id(folder.path)
         tracker = stack.enter_context(
-            tracked(recipe, folder.path, run_id, last=lambda _: checkpoint.latest(folder.checkpoints))
+            tracked(recipe, folder.path, run_id, at_end=lambda _: checkpoint.latest(folder.checkpoints))
         )
         return PolicyRun(recipe, folder, algorithm, tracker, progress).train()
 

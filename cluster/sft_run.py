@@ -240,7 +240,7 @@ def assemble(recipe: SftRecipe, folder: RunFolder, examples: Examples, newest: P
         held_out=_held_out(recipe, examples),
         learner=learner,
         tracker=stack.enter_context(
-            tracked(recipe, folder.path, saved_run_id(folder.path), last=lambda _: _best(folder))
+            tracked(recipe, folder.path, saved_run_id(folder.path), at_end=lambda _: _best(folder))
         ),
         progress=progress,
         step=step,

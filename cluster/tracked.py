@@ -12,11 +12,11 @@ from cluster.tracking import Status, Tracker
 
 @contextmanager
 def tracked(
-    recipe: Recipe, run_dir: Path, run_id: str | None, *, last: Callable[[Tracker], Path | None]
+    recipe: Recipe, run_dir: Path, run_id: str | None, *, at_end: Callable[[Tracker], Path | None]
 ) -> Iterator[Tracker]:
     """A tracker of a new run, or of the MLflow run `run_id`, closed with how the run ended.
 
-    `last` is called before that: it adds what belongs to the end and gives the run's checkpoint, if there is one.
+    `at_end` is called before that: it adds what belongs to the end and gives the run's checkpoint, if there is one.
     """
     tracker = Tracker.start(recipe, run_dir, resume_run_id=run_id)
     status: Status = "failed"
@@ -27,4 +27,4 @@ def tracked(
         status = "killed"
         raise
     finally:
-        tracker.finish(status, checkpoint=last(tracker))
+        tracker.finish(status, checkpoint=at_end(tracker))

@@ -127,7 +127,7 @@ def assemble(
     tokenizer = load_tokenizer(resolve(recipe.model.path))
     assert tokenizer is not None, "the check has read prompts with it"
     run_id = start[1].run_id if start else None
-    tracker = stack.enter_context(tracked(recipe, folder.path, run_id, last=lambda record: _last(folder, record)))
+    tracker = stack.enter_context(tracked(recipe, folder.path, run_id, at_end=lambda record: _at_end(folder, record)))
     tracker.tag(graders.metadata)
     run = TrainRun(
         recipe=recipe,
@@ -213,7 +213,7 @@ def _placement(recipe: TrainRecipe) -> Iterator[Placement]:
         yield placement
 
 
-def _last(folder: RunFolder, tracker: Tracker) -> Path | None:
+def _at_end(folder: RunFolder, tracker: Tracker) -> Path | None:
     """What is added to the record at the end; the newest checkpoint."""
     _save_timeline(folder, tracker)
     saved = checkpoint.latest(folder.checkpoints)

@@ -53,7 +53,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Attending:
+class AttentionProducts:
     """Products of an attention layer whose projections are plain."""
 
     qkv: Product
@@ -67,14 +67,14 @@ class Attending:
     has_head_norms: bool
 
     @staticmethod
-    def of(attention: Any) -> Attending | None:
+    def of(attention: Any) -> AttentionProducts | None:
         """Lay the weights of a stock attention layer out; None where its projections are not plain."""
         qkv = fuse((attention.q_proj, attention.k_proj, attention.v_proj))
         output = fuse((attention.o_proj,))
         if qkv is None or output is None:
             return None
         query_channels = attention.q_proj.out_features
-        return Attending(
+        return AttentionProducts(
             qkv,
             qkv.columns(0, query_channels),
             qkv.columns(query_channels, None),
@@ -87,7 +87,7 @@ class Attending:
 
 
 @dataclass(frozen=True, slots=True)
-class Gated:
+class FeedForwardProducts:
     """Products of a plain gated feed-forward layer; gate and up are one matrix where that is faster."""
 
     gate_up: Product | None
@@ -96,7 +96,7 @@ class Gated:
     down: Product
 
     @staticmethod
-    def of(feed_forward: Any) -> Gated | None:
+    def of(feed_forward: Any) -> FeedForwardProducts | None:
         """Lay the weights of a stock layer out; None where it is of another kind, or its projections are not plain."""
         if not is_gated(feed_forward):
             return None
@@ -110,7 +110,7 @@ class Gated:
             gate, up = (None, None) if gate_up is None else (gate_up.columns(0, width), gate_up.columns(width, None))
         if down is None or gate is None or up is None:
             return None
-        return Gated(gate_up, gate, up, down)
+        return FeedForwardProducts(gate_up, gate, up, down)
 
 
 class Weights:
@@ -118,23 +118,24 @@ class Weights:
 
     def __init__(self, layers: Iterable[Any]) -> None:
         layers = list(layers)
-        self.attending = {id(layer): Attending.of(layer.self_attn) for layer in layers}
-        self.gated = {id(layer): Gated.of(layer.mlp) for layer in layers}
+        self.attending = {id(layer): AttentionProducts.of(layer.self_attn) for layer in layers}
+        self.gated = {id(layer): FeedForwardProducts.of(layer.mlp) for layer in layers}
         self._places = [
-            (owner._modules, name, module, module.weight.data_ptr())
+            (owner._modules, name, module, kind, parameter.data_ptr())
             for layer in layers
             for owner, found in ((layer.self_attn, self.attending), (layer.mlp, self.gated))
             if found[id(layer)] is not None
             for name, module in owner.named_children()
             if isinstance(module, nn.Linear)
+            for kind, parameter in module.named_parameters()
         ]
 
     @property
     def are_current(self) -> bool:
         """Whether every product still is that of its stock module."""
         return all(
-            modules[name] is module and module.weight.data_ptr() == address
-            for modules, name, module, address in self._places
+            modules[name] is module and module._parameters[kind].data_ptr() == address
+            for modules, name, module, kind, address in self._places
         )
 
 
@@ -151,9 +152,7 @@ def fuse(layers: Sequence[Any]) -> Product | None:
     weight = layers[0].weight.data if len(layers) == 1 else torch.cat([layer.weight.data for layer in layers])
     if gains_inputs_first(layers[0]):
         weight = _inputs_first(weight)
-    bias = layers[0].bias if len(layers) == 1 else None
-    if layers[0].bias is not None:
-        bias = torch.cat([layer.bias.data for layer in layers])
+    bias = None if layers[0].bias is None else torch.cat([layer.bias.data for layer in layers])
     row = 0
     for layer in layers:
         part = slice(row, row + layer.out_features)

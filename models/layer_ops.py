@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.fused import MAX_TOKENS, Attending, Gated, Weights
+from models.fused import MAX_TOKENS, AttentionProducts, FeedForwardProducts, Weights
 from models.rotary import Rotary
 
 
@@ -79,8 +79,8 @@ class InPlace(Differentiable):
 
     def __init__(self) -> None:
         self._weights: Weights | None = None
-        self._attending: dict[int, Attending | None] = {}
-        self._gated: dict[int, Gated | None] = {}
+        self._attending: dict[int, AttentionProducts | None] = {}
+        self._gated: dict[int, FeedForwardProducts | None] = {}
         self._constants: dict[float, torch.Tensor] = {}
 
     def fuse(self, layers: Any) -> None:

@@ -115,6 +115,8 @@ def test_where_spans_cannot_be_written_the_work_goes_on(tmp_path):
         pass
     with broken.span("a"):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["y.spans.jsonl"]
+    assert not any((tmp_path / "y.spans.jsonl").iterdir())
 
 
 @pytest.mark.ray

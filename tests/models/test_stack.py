@@ -198,6 +198,19 @@ def test_fused_projections_follow_their_weights() -> None:
             torch.testing.assert_close(hidden, torch.cat(stock(denoiser, tokens)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+@torch.no_grad()
+def test_a_parameter_put_in_the_place_of_a_fused_one_is_used(kind: str) -> None:
+    denoiser, lengths = models.create(CONFIGS["dream"], seed=3).eval(), [13, 9]
+    tokens = torch.cat(sequences(lengths))
+    packing = denoiser.packing(whole(lengths))
+    denoiser.stack.fuse()
+    projection = denoiser.backbone.model.layers[1].self_attn.k_proj
+    setattr(projection, kind, torch.nn.Parameter(getattr(projection, kind) * 2 + 0.5))
+    hidden = denoiser.start(tokens, packing).hidden(torch.arange(packing.num_tokens), lengths)
+    torch.testing.assert_close(hidden, torch.cat(stock(denoiser, [*tokens.split(lengths)])), atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_a_layer_put_in_the_place_of_a_fused_one_is_used() -> None:
     denoiser, lengths = models.create(CONFIGS["llada"], seed=3).eval(), [13, 9]
